@@ -1,0 +1,86 @@
+"""How to read each figure, and what it cannot say."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Caption:
+    """The words under one figure."""
+
+    title: str
+    reading: str
+    """How to read it."""
+    limits: str
+    """What it cannot say."""
+
+
+CAPTIONS = {
+    "babel_tower": Caption(
+        "The Babel Tower: whose words the model thinks in",
+        "For each language, the share of the evidence in the middle layers that names a concept "
+        "in the primary language rather than in the language being read: 1 means that the primary "
+        "does the work, 0 that the language has a system of its own, and the dotted line is the "
+        "value of an untrained model. Circles are the working language seen through the logit "
+        "lens (triangles where the text has no concept table: vocabulary mass, which cannot tell "
+        "translation from a habit), squares the evidence written by single MLP units; bars are "
+        "95% intervals over documents. A curve with a band is drawn only where a split is "
+        "announced; otherwise the reason is written in the panel and thin lines only join the "
+        "points. Grey, striped and dotted ground marks translation (until a tenth of the fall), "
+        "transition and stabilization (from nine tenths); they follow the working language, or "
+        "the units where only these split. Below 0, the midpoints with their intervals. Hollow "
+        "points are checkpoints that know neither language and are left out of fits. Points left "
+        "of the break were measured before the first token of the language; several stand side by "
+        "side in order.",
+        "intervals over documents do not hold the difference between training runs, which was "
+        "about ten times larger for midpoints where it was measured. Share means nothing where "
+        "no concept is named (next figure). The two curves are not independent of each other: "
+        "both read the unembedding.",
+    ),
+    "tower": Caption(
+        "The tower, floor by floor",
+        "The same share for every hidden layer (embeddings at the bottom) and checkpoint. Orange "
+        "cells speak the primary language, blue cells the language itself; the heavy line runs "
+        "between cells above and below one half, and printed numbers give the value in grey "
+        "copies. Hatched grey cells name no concept: there the specificity, the probability of any "
+        "of the concept's words, is below 1.5 times chance, and the share says nothing. The bar at "
+        "the right of a panel marks the middle layers, which the headline averages over.",
+        "columns are equally wide whatever lies between two checkpoints. Single cells carry no "
+        "interval.",
+    ),
+    "neuron_sets": Caption(
+        "Neuron sets, and their births and deaths",
+        "Above, the number of MLP units that write the right word: of the primary only "
+        "(transferring), of both (bilingual), of the language only (own), and the units that the "
+        "entropy method calls language-specific (lape). Below, how many units entered (up) and "
+        "left (down) each set since the previous checkpoint; from the zero line outwards "
+        "transferring, bilingual and own, which exclude each other, with all other sets beside "
+        "them. Large turnover under a steady count means that the set is replaced, not kept.",
+        "units near a threshold enter and leave by noise. The total of the published entropy "
+        "selection is constant by construction: only its division over languages and layers "
+        "moves. The evidence is direct: effects through later layers are not in it.",
+    ),
+    "neuron_layers": Caption(
+        "Where the units sit",
+        "The same counts by MLP layer (first layer at the bottom) and checkpoint, one scale for "
+        "all panels, darker for more; the scale follows the square root of the count.",
+        "thresholds are set per layer, so a layer with few writing units still shows those above "
+        "its own null.",
+    ),
+    "performance": Caption(
+        "Performance",
+        "Loss, next-token accuracy and, where the text has them, graded answers, per language with "
+        "95% intervals over documents. Each curve runs over the tokens of its own language; lines "
+        "only join the points. Answers on facts that only the primary's corpus holds show what "
+        "crossed over.",
+        "loss per token is not comparable across tokenizers; loss per byte is. Equal documents are "
+        "not equal tokens across languages.",
+    ),
+    "mixture": Caption(
+        "The proposed mixture beside the natural and the uniform one",
+        "Token share per language; behind each bar its value and the passes over the available "
+        "tokens (epochs) that it implies; black lines are 95% intervals where there is one. "
+        "Methods that do not apply to this series are named below with the reason.",
+        "a proposal is a hypothesis until a model is trained on it.",
+    ),
+}
+"""Figure -> caption; a figure without one is shown with its name."""

@@ -1,0 +1,217 @@
+"""What a person reads of a run: tables, figures, mixture, report, index, each written whole."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from analysis import exporters, mixture
+from analysis.figures import FIGURES, Tables, save
+from analysis.mixture import Budget, Evidence, Mixture, Trajectory
+from analysis.report import ReportContext, write_report
+from analysis.run import Run
+from checkpoints.errors import UserError
+from tracker import store
+
+Progress = Callable[[int, int, str], None]
+
+MIXTURE_COLUMNS = (
+    "proposer", "language", "token_share", "low", "high", "epochs", "tokens", "applies", "reason",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Published:
+    """What was written and what to say about it."""
+
+    sentences: tuple[str, ...]
+    """One line per language."""
+    mixture: Mixture | None
+    no_mixture: str
+    """Why there is none, where there is none."""
+    report: Path
+
+
+def tables(run: Run, proposed: Mixture | None) -> Tables:
+    """Everything that figures and report draw from."""
+    empty = pd.DataFrame(columns=list(MIXTURE_COLUMNS))
+    return Tables(
+        curves=run.curves(),
+        fits=run.fit_curves(),
+        stages=run.stages(),
+        layers=run.layers(),
+        sets=run.sets(),
+        mixture=empty if proposed is None else mixture.table(proposed.proposals),
+        proposed="" if proposed is None else proposed.default,
+    )
+
+
+def evidence(run: Run) -> Evidence:
+    """What was measured along the run, as the proposers take it."""
+
+    def trajectories(measure: str) -> dict[str, Trajectory]:
+        curves = {c: run.curve(measure, c) for c in run.languages}
+        return {
+            c: Trajectory(c, k.step, run.tokens_seen[i], k.value, k.replicates)
+            for i, (c, k) in enumerate(curves.items())
+        }
+
+    seen = run.tokens_seen[:, -1]
+    known = bool(np.isfinite(seen).all())
+    headline = run.fitted_measures[:1]
+    return Evidence(
+        primary=run.primary,
+        languages=run.languages,
+        loss=trajectories("loss"),
+        accuracy=trajectories("accuracy"),
+        primary_share=trajectories(headline[0]) if headline else {},
+        starts_on_primary_only=_starts_on_primary(run),
+        tokens_seen=dict(zip(run.languages, map(float, seen), strict=True)) if known else None,
+    )
+
+
+def _starts_on_primary(run: Run) -> bool:
+    """Whether some checkpoint had seen the primary language and nothing else."""
+    p = run.languages.index(run.primary)
+    seen = run.tokens_seen
+    others = np.delete(seen, p, axis=0)
+    return bool(((seen[p] > 0) & (others == 0).all(0)).any())
+
+
+def propose(
+    run: Run,
+    corpus: Path | None,
+    budget: float | None,
+    proposer: str,
+) -> tuple[Mixture | None, str]:
+    """The mixture of every proposer, or why there is none."""
+    if corpus is None:
+        return None, (
+            "no corpus table: mixture.corpus=FILE (language, tokens, mean_tokens_per_example, "
+            "path) tells what there is to train on"
+        )
+    table = mixture.read_corpus(corpus, run.languages)
+    tokens = budget if budget is not None else run.tokens[-1]
+    if not np.isfinite(tokens):
+        return None, "the tokens seen are unknown: mixture.budget=TOKENS tells the next run's size"
+    return mixture.propose(evidence(run), table, Budget(float(tokens)), default=proposer), ""
+
+
+def publish(
+    run: Run,
+    *,
+    corpus: Path | None = None,
+    budget: float | None = None,
+    proposer: str = "epoch_cap",
+    notes: Sequence[str] = (),
+    progress: Progress | None = None,
+) -> Published:
+    """Write curves.csv, stages.csv, figures/, mixture.json, mixture/, report.html and index.h5.
+
+    Args:
+        run: The run's records.
+        corpus: The corpus table, where a mixture is wanted.
+        budget: Tokens of the next run; None: as many as this one has seen.
+        proposer: Whose mixture is the one proposed.
+        notes: What the tracker said about the text, for the report.
+        progress: Told after each part.
+    """
+    total = len(run.fitted_measures) * (len(run.languages) - 1) + len(FIGURES) + 2
+    count = _Counter(progress, total)
+    for _ in run.each_fit():
+        count.step("fitting curves")
+    proposed, why_not = propose(run, corpus, budget, proposer)
+    found = tables(run, proposed)
+    count.step("tables")
+    _write_tables(run, found)
+    if proposed is not None:
+        _write_mixture(run.folder, proposed)
+    drawn = {}
+    for name, draw in FIGURES.items():
+        count.step(f"figure {name}")
+        if name != "mixture" or proposed is not None:
+            drawn[name] = draw(found)
+            save(drawn[name], run.folder / "figures", name)
+    report = run.folder / "report.html"
+    write_report(report, found, _context(run, proposed, why_not, notes), figures=drawn)
+    count.step("done")
+    return Published(tuple(run.sentences()), proposed, why_not, report)
+
+
+class _Counter:
+    def __init__(self, progress: Progress | None, total: int) -> None:
+        self.progress, self.total, self.done = progress, total, 0
+
+    def step(self, what: str) -> None:
+        if self.progress:
+            self.progress(self.done, self.total, what)
+        self.done += 1
+
+
+def _write_tables(run: Run, found: Tables) -> None:
+    for name, table in (("curves", found.curves), ("stages", found.stages)):
+        store.write_text(run.folder / f"{name}.csv", table.to_csv(index=False))
+    columns = {
+        str(name): np.asarray(column.astype(object) if column.dtype.kind not in "iufb" else column)
+        for name, column in found.curves.items()
+    }
+    store.write_index(
+        run.folder / "index.h5", [r.path for r in run.records], run.missing(), columns
+    )
+
+
+def _write_mixture(folder: Path, proposed: Mixture) -> None:
+    store.write_text(folder / "mixture.json", mixture.to_json(proposed))
+    if proposed.proposal().applies:
+        files, refused = exporters.export_all(proposed)
+        for name, text in files.items():
+            store.write_text(folder / "mixture" / name, text)
+        for name, why in refused.items():
+            store.write_text(folder / "mixture" / f"{name}.refused.txt", f"{why}\n")
+
+
+def _context(
+    run: Run, proposed: Mixture | None, why_not: str, notes: Sequence[str]
+) -> ReportContext:
+    first, last = run.records[0], run.records[-1]
+    facts: Mapping[str, Any] = last.attributes
+    provenance = {
+        "Series": str(facts["series"]),
+        "Architecture": f"{facts['architecture']}, {int(facts['parameters']):,} parameters",
+        "Checkpoints": f"{len(run.records)} (steps {first.step} to {last.step})",
+        "Last revision": str(facts["revision"]),
+        "Last weights (SHA-256)": str(facts["weights_sha256"]),
+        "Configuration (SHA-256)": str(facts["config_sha256"]),
+        "Probe text (SHA-256)": str(facts["text_sha256"]),
+        "Tokenizer (SHA-256)": str(facts["tokenizer_sha256"]),
+        "Arithmetic": f"{facts['dtype']} on {facts['device']}",
+        "Seed": str(facts["seed"]),
+        "Tool": f"babel-tracker {facts['tool_version']}",
+        "Record schema": str(facts["schema_version"]),
+    }
+    said = [*notes]
+    if proposed is None:
+        said.append(f"No mixture was proposed: {why_not}.")
+    return ReportContext(
+        title=f"How {facts['series']} came to know its languages",
+        series=str(facts["series"]),
+        primary=run.primary,
+        languages=list(run.languages),
+        sentences=run.sentences(),
+        provenance=provenance,
+        skipped=list(run.missing().items()),
+        notes=said,
+        config=last.config,
+    )
+
+
+def require_proposer(name: str) -> None:
+    """Refuse an unknown proposer before anything is computed."""
+    if name not in mixture.PROPOSERS:
+        known = ", ".join(mixture.PROPOSERS)
+        raise UserError(f"mixture.proposer={name}: choose one of {known}")

@@ -1,0 +1,242 @@
+"""One self-contained HTML file: what was found, the figures, and where it all came from."""
+
+import base64
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pandas as pd
+from jinja2 import Environment, StrictUndefined
+from matplotlib.figure import Figure
+
+from analysis.captions import CAPTIONS, Caption
+from analysis.figures import FIGURES, Tables, render
+from analysis.figures.babel_tower import MEASURES
+from analysis.figures.canvas import write
+from analysis.figures.mixture import applies, epochs_text, proposers, reasons, share_text
+from analysis.figures.tables import Outcome, distinct, numbers, outcome, rows
+from analysis.style import si
+
+
+@dataclass(frozen=True)
+class ReportContext:
+    """What the report says beside the tables."""
+
+    title: str
+    series: str
+    """Name or path of the series."""
+    primary: str
+    languages: list[str]
+    sentences: list[str]
+    """One plain sentence per language: has it split, when, how sure."""
+    provenance: dict[str, str]
+    """Model, revision, hashes, settings, versions; shown in this order."""
+    skipped: list[tuple[int, str]] = field(default_factory=list)
+    """(step, reason) of every checkpoint without a record."""
+    notes: list[str] = field(default_factory=list)
+    config: str = ""
+    """The resolved configuration as YAML."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One cell of a table."""
+
+    text: str
+    range: str = ""
+    """95% interval, shown below the value."""
+    is_number: bool = False
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """A table ready to be printed."""
+
+    caption: str
+    columns: list[str]
+    rows: list[list[Cell]]
+    heads: int = 1
+    """Columns on the left that name the row."""
+    words: int = 1
+    """Columns on the left that are not numbers."""
+
+
+@dataclass(frozen=True)
+class Plate:
+    """A figure ready to be printed."""
+
+    name: str
+    title: str
+    reading: str
+    limits: str
+    uri: str
+
+
+@dataclass(frozen=True)
+class Reason:
+    """What a proposer says about itself."""
+
+    proposer: str
+    applies: bool
+    reasons: list[str]
+
+
+TITLES = {
+    "start_level": "Start level",
+    "translation_end": "Translation until",
+    "midpoint": "Midpoint",
+    "transition_end": "Stabilization from",
+    "end_level": "End level",
+}
+"""Statistics of the first table of stages, in the order of time; all others go to the second."""
+
+LEVELS = ("start_level", "end_level")
+"""Statistics that are shares of the primary."""
+
+
+def write_report(
+    path: Path, tables: Tables, context: ReportContext, figures: Mapping[str, Figure] | None = None
+) -> Path:
+    """Write the report to `path`, complete or not at all, and return the path.
+
+    `figures` (name -> figure) saves drawing them again; by default all of `FIGURES` are drawn.
+    """
+    shown = figures or {name: draw(tables) for name, draw in _figures(tables)}
+    template = Path(__file__).with_name("report.html").read_text(encoding="utf-8")
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True)
+    page = environment.from_string(template).render(
+        context=context,
+        stages=stage_sheet(tables.stages),
+        evidence=evidence_sheets(tables.stages),
+        proposal=proposal_sheet(tables.mixture, tables.proposed),
+        reasons=_reasons(tables.mixture, tables.proposed),
+        plates=[_plate(name, figure) for name, figure in shown.items()],
+    )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return write(path, page.encode("utf-8", errors="replace"))
+
+
+def _figures(tables: Tables) -> list[tuple[str, Callable[[Tables], Figure]]]:
+    """All figures; without the one of the mixture where none was proposed."""
+    return [each for each in FIGURES.items() if each[0] != "mixture" or len(tables.mixture)]
+
+
+def _plate(name: str, figure: Figure) -> Plate:
+    """A figure as a data URI with its caption."""
+    caption = CAPTIONS.get(name, Caption(name.replace("_", " "), "", ""))
+    data = base64.b64encode(render(figure, "svg")).decode("ascii")
+    return Plate(
+        name, caption.title, caption.reading, caption.limits, f"data:image/svg+xml;base64,{data}"
+    )
+
+
+def _outcomes(stages: pd.DataFrame) -> dict[tuple[str, str], Outcome]:
+    """(language, measure) -> conclusion, in the order of the table."""
+    series = stages[["language", "measure"]].drop_duplicates().itertuples(index=False)
+    found = {(str(c), str(m)): outcome(stages, str(m), str(c)) for c, m in series}
+    return {key: each for key, each in found.items() if each is not None}
+
+
+def stage_sheet(stages: pd.DataFrame) -> Sheet | None:
+    """When the stages begin and end, a row per series; None where nothing was fitted."""
+    known = _outcomes(stages)
+    if not known:
+        return None
+    return Sheet(
+        "Boundaries in tokens or steps as in the figures, levels as shares of the primary; below "
+        "each its 95% interval",
+        ["Language", "Measure", "Outcome", *TITLES.values()],
+        [_stage_row(language, measure, each) for (language, measure), each in known.items()],
+        heads=2,
+        words=3,
+    )
+
+
+def evidence_sheets(stages: pd.DataFrame) -> list[Sheet]:
+    """Per measure, the statistics behind what is announced."""
+    split = {key: each for key, each in _outcomes(stages).items() if each.split}
+    measures = dict.fromkeys(measure for _, measure in split)
+    return [
+        _evidence(stages, name, {c: each for (c, m), each in split.items() if m == name})
+        for name in measures
+    ]
+
+
+def _stage_row(language: str, measure: str, found: Outcome) -> list[Cell]:
+    """One series: its name, the outcome in words, levels and boundaries."""
+    words = found.word if found.split else "no split found"
+    said = Cell(f"{words} ({found.reason})" if found.reason else words)
+    return [Cell(language), Cell(_called(measure)), said, *(_statistic(found, n) for n in TITLES)]
+
+
+def _called(measure: str) -> str:
+    return MEASURES[measure][0] if measure in MEASURES else measure.replace("_", " ")
+
+
+def _evidence(stages: pd.DataFrame, measure: str, split: dict[str, Outcome]) -> Sheet:
+    """All other statistics of one measure: a row per statistic, a column per language."""
+    units = dict(zip(stages["statistic"], stages["unit"], strict=True))
+    names = dict.fromkeys(n for each in split.values() for n in each.value if n not in TITLES)
+    table = []
+    for name in names:
+        unit = units[name] if isinstance(units[name], str) else ""
+        # Tokens of php in one column are tokens of java in the next.
+        unit = "tokens" if unit.startswith("tokens") else unit
+        label = name.replace("_", " ") + (f" ({unit})" if unit else "")
+        table.append([Cell(label), *(_statistic(each, name) for each in split.values())])
+    return Sheet(_called(measure).capitalize(), ["Statistic", *split], table)
+
+
+def _statistic(found: Outcome, name: str) -> Cell:
+    """An estimate with its interval; a boundary that cannot be placed is said in words."""
+    value = found.value.get(name, math.nan)
+    low, high = found.low.get(name, math.nan), found.high.get(name, math.nan)
+    if found.split and name == "transition_end" and not math.isfinite(value):
+        return Cell("not reached", is_number=True)
+    write_one = share_text if name in LEVELS else number
+    return Cell(write_one(value), interval(low, high, write_one), is_number=True)
+
+
+def number(value: float) -> str:
+    """Three digits for what is small (shares, p), 12k or 1.5M for what is large; "–" for NaN."""
+    if not math.isfinite(value):
+        return "–"
+    return f"{value:.3g}" if abs(value) < 999.5 else si(value)
+
+
+def interval(low: float, high: float, write_one: Callable[[float], str] = number) -> str:
+    """[low, high], "?" for an end that the data do not bound; empty where neither is known."""
+    if not (math.isfinite(low) or math.isfinite(high)):
+        return ""
+    ends = (write_one(end) if math.isfinite(end) else "?" for end in (low, high))
+    return f"[{', '.join(ends)}]"
+
+
+def proposal_sheet(mixture: pd.DataFrame, proposed: str = "") -> Sheet:
+    """A row per language, a column per proposer that applies: share, interval, epochs."""
+    ordered = proposers(mixture, proposed)
+    names = [name for name in ordered if applies(mixture, name)]
+    languages = distinct(mixture, "language")
+    table = [[Cell(language), *(_share(mixture, name, language) for name in names)]
+             for language in languages]  # fmt: skip
+    caption = "Token share, its 95% interval, and the passes over the available tokens it implies"
+    heads = [f"{n} (proposed)" if n == (proposed or ordered[0]) else n for n in names]
+    return Sheet(caption, ["Language", *heads], table if names else [])
+
+
+def _share(mixture: pd.DataFrame, proposer: str, language: str) -> Cell:
+    found = rows(mixture, proposer=proposer, language=language)
+    if found.empty:
+        return Cell("–", is_number=True)
+    share, low, high, epochs = (
+        float(numbers(found, column)[0]) for column in ("token_share", "low", "high", "epochs")
+    )
+    known = [interval(low, high, share_text), epochs_text(epochs) if math.isfinite(epochs) else ""]
+    return Cell(share_text(share), ", ".join(each for each in known if each), is_number=True)
+
+
+def _reasons(mixture: pd.DataFrame, proposed: str) -> list[Reason]:
+    """What each proposer says, in the order of the figure."""
+    names = proposers(mixture, proposed)
+    return [Reason(name, applies(mixture, name), reasons(mixture, name)) for name in names]

@@ -1,0 +1,334 @@
+"""A run's records as tidy tables: `load_run(path)` and what can be asked of it.
+
+from analysis import load_run
+run = load_run("runs/demo/3f2a...")
+run.curves()            # one row per measure, language and checkpoint
+run.stages()            # has it split, when, how sure
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from analysis.curves import Curve, Fit, fit
+from analysis.measures import SETS, Measure, Measured, Weights, measures_of
+from analysis.stages import Stages, fit_rows, stages
+from analysis.stages import rows as stage_rows
+from checkpoints.errors import UserError
+from tracker import store
+from tracker.neurons import NeuronSet, change
+from tracker.store import Record
+
+Floats = NDArray[np.float64]
+
+HEAVY = tuple(
+    f"neurons/{name}"
+    for name in (
+        "activation_count", "activation_sum", "activation_count_fold", "activation_sum_fold",
+        "importance", "importance_fold", "evidence", "evidence_primary", "lape",
+    )
+)  # fmt: skip
+"""What curves and figures do not read: left on disk."""
+
+CURVE_COLUMNS = (
+    "measure", "language", "step", "tokens", "x", "x_unit", "value", "low", "high", "unit",
+    "formed", "chance", "ceiling", "note",
+)  # fmt: skip
+STAGE_COLUMNS = (
+    "measure", "language", "outcome", "reason", "statistic", "value", "low", "high", "unit",
+)  # fmt: skip
+FIT_COLUMNS = ("measure", "language", "model", "x", "value", "low", "high")
+LAYER_COLUMNS = (
+    "language", "step", "tokens", "x", "hidden_layer", "depth", "share", "specificity",
+)  # fmt: skip
+SET_COLUMNS = ("set", "language", "layer", "step", "tokens", "x", "count", "births", "deaths")
+
+
+def load_run(path: str | Path, replicates: int = 1000, seed: int = 0) -> Run:
+    """Read the records of a run's folder.
+
+    Args:
+        path: The folder with `records/`.
+        replicates: Bootstrap replicates over documents.
+        seed: Of the bootstrap.
+
+    Raises:
+        UserError: No such folder, or no record in it.
+    """
+    folder = Path(path)
+    files = sorted((folder / "records").glob("step-*.h5"), key=store.record_step)
+    if not files:
+        raise UserError(f"{folder}: no records in it (records/step-*.h5); run task=track first")
+    records = tuple(store.read_record(file, skip=HEAVY) for file in files)
+    digests = {str(r.attributes["config_sha256"]) for r in records}
+    if len(digests) > 1:
+        raise UserError(
+            f"{folder}: its records come from {len(digests)} different configurations; "
+            "point run_dir at a folder of its own"
+        )
+    return Run(folder, records, replicates, seed)
+
+
+@dataclass(frozen=True)
+class Run:
+    """The records of one run, ascending by step, and the tables made of them."""
+
+    folder: Path
+    records: tuple[Record, ...]
+    replicates: int
+    seed: int
+
+    @property
+    def languages(self) -> tuple[str, ...]:
+        """Languages in the order of the records."""
+        return tuple(map(str, self.records[0]["performance/language"]))
+
+    @property
+    def primary(self) -> str:
+        """The primary language."""
+        return str(self.records[0].attributes["primary"])
+
+    @property
+    def steps(self) -> NDArray[np.int64]:
+        """[s] steps."""
+        return np.array([r.step for r in self.records], np.int64)
+
+    @property
+    def tokens(self) -> Floats:
+        """[s] tokens seen, NaN where unknown."""
+        known = [np.nan if r.tokens is None else r.tokens for r in self.records]
+        return np.array(known, np.float64)
+
+    @cached_property
+    def tokens_seen(self) -> Floats:
+        """[language, s] tokens of each language seen, NaN where unknown."""
+        seen = np.stack([r["performance/tokens_seen"] for r in self.records], 1).astype(float)
+        seen[seen < 0] = np.nan
+        return seen
+
+    def axis(self, language: str) -> tuple[Floats, str]:
+        """`x` [s] and its unit: tokens of the language, else all tokens, else steps (methods 8)."""
+        seen = self.tokens_seen[self.languages.index(language)]
+        if np.isfinite(seen).all():
+            return seen, f"tokens of {language} seen"
+        if np.isfinite(self.tokens).all():
+            return self.tokens, "tokens seen"
+        return self.steps.astype(np.float64), "steps"
+
+    @cached_property
+    def weights(self) -> Weights:
+        """The bootstrap's draw."""
+        return Weights.draw(self.records[0], self.replicates, self.seed)
+
+    @cached_property
+    def _measures(self) -> dict[str, Measure]:
+        return measures_of(self.records[0])
+
+    @cached_property
+    def _measured(self) -> dict[str, tuple[Measured, ...]]:
+        found = {}
+        for name, measure in self._measures.items():
+            values = [measure.read(record, self.weights) for record in self.records]
+            known = tuple(v for v in values if v is not None)
+            if len(known) == len(values):
+                found[name] = known
+        return found
+
+    @cached_property
+    def formed(self) -> NDArray[np.bool_]:
+        """[language, s] false where the checkpoint knows neither the language nor the primary.
+
+        Unformed: the loss on the language is above its unigram entropy and so is the primary's.
+        """
+        loss = np.stack([m.value for m in self._measured["loss"]], 1)
+        entropy = self.records[0]["performance/unigram_entropy"].astype(float)
+        above = ~(loss <= entropy[:, None])
+        formed: NDArray[np.bool_] = ~(above & above[self.languages.index(self.primary)])
+        return formed
+
+    def curve(self, measure: str, language: str) -> Curve:
+        """One measure of one language along the checkpoints."""
+        c = self.languages.index(language)
+        points = self._measured[measure]
+        x, unit = self.axis(language)
+        ceiling = [p.ceiling[c] for p in points if p.ceiling is not None]
+        chance = self._measures[measure].chance
+        if points[0].chance is not None and np.isfinite(points[0].chance[c]):
+            chance = float(points[0].chance[c])
+        return Curve(
+            measure=measure,
+            language=language,
+            unit=self._measures[measure].unit,
+            step=self.steps,
+            x=x,
+            x_label=unit,
+            value=np.array([p.value[c] for p in points], np.float64),
+            replicates=np.stack([p.replicates[:, c] for p in points], 1).astype(np.float64),
+            formed=self.formed[c],
+            chance=chance,
+            ceiling=np.array(ceiling, np.float64) if ceiling else None,
+        )
+
+    def curves(self) -> pd.DataFrame:
+        """Every measure: one row per measure, language and checkpoint; 95% over documents."""
+        parts = []
+        for measure, points in self._measured.items():
+            for c, language in enumerate(self.languages):
+                if any(np.isfinite(p.value[c]) for p in points):
+                    reasons = ["" if p.reason is None else str(p.reason[c]) for p in points]
+                    parts.append(_curve_rows(self.curve(measure, language), self.tokens, reasons))
+        return pd.concat(parts, ignore_index=True)[list(CURVE_COLUMNS)]
+
+    @property
+    def fitted_measures(self) -> list[str]:
+        """The measures that curves are fitted to: the headline ones, else vocabulary mass."""
+        fitted = [m for m in self._measured if self._measures[m].fitted]
+        return fitted or [m for m in ("vocabulary_mass",) if m in self._measured]
+
+    @cached_property
+    def _fits(self) -> dict[tuple[str, str], tuple[Fit, Stages]]:
+        return {}
+
+    def each_fit(self) -> Iterator[tuple[str, str]]:
+        """Fit curve after curve; (measure, language) of each as it is done."""
+        for measure in self.fitted_measures:
+            for language in self.languages:
+                key = measure, language
+                if language == self.primary:
+                    continue
+                if key not in self._fits:
+                    curve = self.curve(measure, language)
+                    result = fit(curve, replicates=self.replicates, seed=self.seed)
+                    self._fits[key] = result, stages(result)
+                yield key
+
+    @property
+    def fits(self) -> dict[tuple[str, str], tuple[Fit, Stages]]:
+        """(measure, language) -> fit and stages, for every language but the primary."""
+        return {key: self._fits[key] for key in self.each_fit()}
+
+    def stages(self) -> pd.DataFrame:
+        """Outcome and statistics of every fit, one row per statistic."""
+        rows = [row for f, s in self.fits.values() for row in stage_rows(f, s)]
+        return pd.DataFrame(rows, columns=list(STAGE_COLUMNS))
+
+    def fit_curves(self) -> pd.DataFrame:
+        """The fitted curves on a fine grid of x, where a split is announced."""
+        rows = [row for f, _ in self.fits.values() for row in fit_rows(f)]
+        return pd.DataFrame(rows, columns=list(FIT_COLUMNS))
+
+    def sentences(self) -> list[str]:
+        """One line per language on the first fitted measure, e.g. `php: split at 1.9e5 tokens`."""
+        first = self.fitted_measures[:1]
+        return [s.sentence() for (measure, _), (_, s) in self.fits.items() if measure in first]
+
+    def layers(self) -> pd.DataFrame:
+        """Working language by layer and checkpoint."""
+        rows = []
+        for i, record in enumerate(self.records):
+            share = record.get("working_language/share")
+            if share is None:
+                continue
+            specificity = record["working_language/specificity"]
+            last = max(share.shape[1] - 1, 1)
+            for c, language in enumerate(self.languages):
+                if language == self.primary:
+                    continue
+                x = self.axis(language)[0][i]
+                rows += [
+                    (language, record.step, self.tokens[i], x, layer, layer / last,
+                     float(share[c, layer]), float(specificity[c, layer]))
+                    for layer in range(share.shape[1])
+                ]  # fmt: skip
+        return pd.DataFrame(rows, columns=list(LAYER_COLUMNS))
+
+    def sets(self) -> pd.DataFrame:
+        """Neuron sets by layer and checkpoint, with births and deaths."""
+        parts = [
+            row
+            for name, variable in SETS.items()
+            if all(r.get(f"neurons/{variable}") is not None for r in self.records)
+            for c, language in enumerate(self.languages)
+            for row in self._set_rows(name, variable, c, language)
+        ]
+        return pd.DataFrame(parts, columns=list(SET_COLUMNS))
+
+    def _set_rows(self, name: str, variable: str, c: int, language: str) -> list[tuple[Any, ...]]:
+        rows: list[tuple[Any, ...]] = []
+        before: NeuronSet | None = None
+        x = self.axis(language)[0]
+        for i, record in enumerate(self.records):
+            after = NeuronSet(record[f"neurons/{variable}"][c])
+            nothing = np.full(len(after.mask), np.nan)
+            moved = None if before is None else change(before, after)
+            births = nothing if moved is None else moved.births
+            deaths = nothing if moved is None else moved.deaths
+            rows += [
+                (name, language, layer + 1, record.step, self.tokens[i], x[i],
+                 int(count), float(births[layer]), float(deaths[layer]))
+                for layer, count in enumerate(after.per_layer())
+            ]  # fmt: skip
+            before = after
+        return rows
+
+    @cached_property
+    def plan(self) -> Mapping[str, Any]:
+        """What the tracker wrote about the run (`run.json`); empty for a folder without one."""
+        path = self.folder / "run.json"
+        return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+
+    def missing(self) -> dict[int, str]:
+        """Step -> why there is no record."""
+        have = set(self.steps.tolist())
+        reasons = store.read_skips(self.folder / "records")
+        expected: Sequence[int] = self.plan.get("steps", ())
+        pending = {
+            int(s): f"still being written: {w}" for s, w in self.plan.get("pending", {}).items()
+        }
+        absent = {s: reasons.get(s, "not measured yet") for s in expected if s not in have}
+        return dict(
+            sorted({**{s: w for s, w in pending.items() if s not in have}, **absent}.items())
+        )
+
+
+def _curve_rows(curve: Curve, tokens: Floats, reasons: Sequence[str]) -> pd.DataFrame:
+    undefined = [why or "undefined" for why in reasons]
+    note = np.where(np.isnan(curve.value), undefined, np.where(curve.formed, "", "unformed"))
+    low, high = _interval(curve.replicates, curve.value)
+    return pd.DataFrame(
+        {
+            "measure": curve.measure,
+            "language": curve.language,
+            "step": curve.step,
+            "tokens": tokens,
+            "x": curve.x,
+            "x_unit": curve.x_label,
+            "value": curve.value,
+            "low": low,
+            "high": high,
+            "unit": curve.unit,
+            "formed": curve.formed,
+            "chance": np.nan if curve.chance is None else curve.chance,
+            "ceiling": np.nan if curve.ceiling is None else curve.ceiling,
+            "note": note,
+        }
+    )
+
+
+def _interval(replicates: Floats, value: Floats) -> tuple[Floats, Floats]:
+    """[s] 2.5% and 97.5% quantiles; NaN where there are no replicates."""
+    low, high = np.full(len(value), np.nan), np.full(len(value), np.nan)
+    if len(replicates):
+        known = np.isfinite(replicates).any(0) & np.isfinite(value)
+        if known.any():
+            low[known], high[known] = np.nanquantile(replicates[:, known], [0.025, 0.975], axis=0)
+    return low, high

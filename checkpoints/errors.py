@@ -1,0 +1,9 @@
+"""Errors that are the user's to mend, and skips that are one checkpoint's own fault."""
+
+
+class UserError(Exception):
+    """Wrong use: one clear line saying what was wrong, where, and what to do (exit code 2)."""
+
+
+class CheckpointError(Exception):
+    """One checkpoint cannot be measured; the others go on (exit code 3 at the end)."""

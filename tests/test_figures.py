@@ -1,0 +1,541 @@
+"""Figures: what is drawn is what the tables say, and it can be read."""
+
+from collections.abc import Iterator
+from dataclasses import fields, replace
+from itertools import combinations
+from pathlib import Path
+
+import figure_data
+import matplotlib
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.text import Text
+from numpy.testing import assert_allclose, assert_array_equal
+
+from analysis import style
+from analysis.captions import CAPTIONS
+from analysis.figures import (
+    FIGURES,
+    Tables,
+    babel_tower,
+    mixture,
+    neuron_layers,
+    neuron_sets,
+    performance,
+    render,
+    save,
+    tower,
+)
+from analysis.figures.axes import BREAK, ZEROS, TokenAxis
+from analysis.figures.babel_tower import STAGES
+from analysis.figures.tables import common_unit, x_label
+from analysis.figures.tower import NEAR_CHANCE, SHARES
+
+SHARES_OF = ("working_language_share", "neuron_mass_share")
+
+
+@pytest.fixture(scope="module")
+def tables() -> Tables:
+    return figure_data.tables(4, 14, before=3)
+
+
+@pytest.fixture(scope="module")
+def small() -> Tables:
+    return figure_data.tables(1, 3)
+
+
+@pytest.fixture(scope="module")
+def drawn(tables: Tables) -> dict[str, Figure]:
+    return {name: draw(tables) for name, draw in FIGURES.items()}
+
+
+def by_gid(figure: Figure, gid: str) -> list:
+    return [each for each in figure.findobj() if each.get_gid() == gid]
+
+
+def panel(figure: Figure, title: str) -> Axes:
+    return next(each for each in figure.axes if each.get_title(loc="left") == title)
+
+
+def select(frame: pd.DataFrame, **where: str) -> pd.DataFrame:
+    for column, value in where.items():
+        frame = frame[frame[column] == value]
+    return frame.sort_values("step") if "step" in frame else frame
+
+
+def texts(figure: Figure) -> Iterator[Text]:
+    """Every text that reaches the paper; labels of ticks outside the axis do not."""
+    figure.draw_without_rendering()
+    yield from (each for each in figure.texts if each.get_text())
+    for legend in figure.legends:
+        yield from legend.get_texts()
+    for axes in figure.axes:
+        titles = (axes.title, axes._left_title, axes._right_title)
+        labels = (axes.xaxis.label, axes.yaxis.label)
+        yield from (each for each in (*titles, *labels, *axes.texts) if each.get_text())
+        for axis in (axes.xaxis, axes.yaxis):
+            low, high = sorted(axis.get_view_interval())
+            for tick in axis.get_major_ticks():
+                shown = [tick.label1] * tick.label1.get_visible()
+                shown += [tick.label2] * tick.label2.get_visible()
+                inside = low - 1e-9 <= tick.get_loc() <= high + 1e-9
+                yield from (each for each in shown if inside and each.get_text())
+
+
+# What is plotted equals the table ---------------------------------------------------------------
+
+
+@pytest.mark.parametrize("measure", SHARES_OF)
+@pytest.mark.parametrize("language", figure_data.NAMES[:4])
+def test_babel_tower_plots_the_curves(
+    tables: Tables, drawn: dict[str, Figure], measure: str, language: str
+) -> None:
+    curve = select(tables.curves, measure=measure, language=language)
+    found = {}
+    for kind in ("points", "unformed"):
+        (line,) = by_gid(drawn["babel_tower"], f"{kind}:{measure}:{language}")
+        rows = curve[curve["formed"] == (kind == "points")]
+        assert_array_equal(line.get_ydata(), rows["value"])
+        x = np.asarray(line.get_xdata())
+        assert_array_equal(x[rows["x"] > 0], rows["x"][rows["x"] > 0])
+        found[kind] = x[(rows["x"] == 0).to_numpy()]
+        hollow = matplotlib.colors.to_hex(line.get_markerfacecolor()) == "#ffffff"
+        assert hollow == (kind == "unformed")
+    zeros = np.concatenate([found["unformed"], found["points"]])
+    first = curve["x"][curve["x"] > 0].min()
+    assert len(zeros) == 4
+    assert (np.diff(zeros) > 0).all()
+    assert zeros.max() <= ZEROS * first < BREAK[0] * first
+    (bars,) = by_gid(drawn["babel_tower"], f"interval:{measure}:{language}")
+    assert_array_equal([each[:, 1] for each in bars.get_segments()], curve[["low", "high"]])
+
+
+def test_babel_tower_draws_fits_where_a_split_is_announced(
+    tables: Tables, drawn: dict[str, Figure]
+) -> None:
+    for measure in SHARES_OF:
+        for language in figure_data.NAMES[:4]:
+            lines = by_gid(drawn["babel_tower"], f"fit:{measure}:{language}")
+            guides = by_gid(drawn["babel_tower"], f"guide:{measure}:{language}")
+            assert (len(lines), len(guides)) == ((0, 1) if language == "go" else (1, 0))
+            if lines:
+                fit = select(tables.fits, measure=measure, language=language)
+                assert_array_equal(lines[0].get_xdata(), fit["x"])
+                assert_array_equal(lines[0].get_ydata(), fit["value"])
+    (note,) = by_gid(drawn["babel_tower"], "notes:go")
+    assert note.get_text().split("\n") == [
+        "working language: no split found (constant preferred)",
+        "neurons: no split found (starts at chance)",
+    ]
+    (note,) = by_gid(drawn["babel_tower"], "notes:php")
+    assert not note.get_text().strip()
+
+
+def test_babel_tower_shades_stages_at_the_boundaries_of_the_table(
+    tables: Tables, drawn: dict[str, Figure]
+) -> None:
+    value = select(tables.stages, measure="working_language_share", language="java").set_index(
+        "statistic"
+    )["value"]
+    axes = panel(drawn["babel_tower"], "java")
+    spans = {
+        each.get_gid(): each for each in axes.patches if str(each.get_gid()).startswith("stage:")
+    }
+    assert [name.removeprefix("stage:") for name in spans] == list(STAGES)
+    left, right = axes.get_xlim()
+    edges = [left, value["translation_end"], value["transition_end"], right]
+    for span, start, end in zip(spans.values(), edges, edges[1:], strict=False):
+        assert_allclose([span.get_x(), span.get_x() + span.get_width()], [start, end])
+    middle = [each for each in axes.lines if each.get_gid() == "midpoint"]
+    assert [each.get_xdata()[0] for each in middle] == list(
+        tables.stages[
+            (tables.stages["statistic"] == "midpoint") & (tables.stages["language"] == "java")
+        ]["value"]
+    )
+    assert not [each for each in panel(drawn["babel_tower"], "go").patches if "stage" in
+                str(each.get_gid())]  # fmt: skip
+
+
+def test_stages_that_are_not_reached_are_not_shaded(tables: Tables) -> None:
+    stages = tables.stages.copy()
+    stages.loc[stages["statistic"] == "transition_end", ["value", "high"]] = np.nan
+    stages.loc[stages["statistic"] == "translation_end", "value"] = np.nan
+    stages.loc[stages["statistic"] == "midpoint", "high"] = np.nan
+    axes = panel(babel_tower(tables.curves, tables.fits, stages), "php")
+    spans = [each for each in axes.patches if str(each.get_gid()).startswith("stage:")]
+    assert [each.get_gid() for each in spans] == ["stage:transition"]
+    assert_allclose(
+        [spans[0].get_x(), spans[0].get_x() + spans[0].get_width()], list(axes.get_xlim())
+    )
+
+
+def test_babel_tower_falls_back_on_vocabulary_mass(tables: Tables) -> None:
+    both = tables.curves.copy()
+    renamed = both["measure"].replace("working_language_share", "vocabulary_mass")
+    without = both.assign(measure=renamed)
+    assert by_gid(
+        babel_tower(without, tables.fits.iloc[:0], tables.stages.iloc[:0]),
+        "points:vocabulary_mass:php",
+    )
+    with_both = pd.concat([both, without[without["measure"] == "vocabulary_mass"]])
+    figure = babel_tower(with_both, tables.fits, tables.stages)
+    assert not by_gid(figure, "points:vocabulary_mass:php")
+
+
+def test_notes_stand_above_the_data(tables: Tables) -> None:
+    stages, fits = tables.stages, tables.fits
+    php = (stages["language"] == "php") & (stages["measure"] == "working_language_share")
+    none = (
+        stages[php]
+        .iloc[:1]
+        .assign(
+            outcome="no_split", reason="fewer than 5 formed checkpoints", statistic="", value=np.nan
+        )
+    )
+    fits = fits[(fits["language"] != "php") | (fits["measure"] != "working_language_share")]
+    figure = babel_tower(tables.curves, fits, pd.concat([none, stages[~php]]))
+    (note,) = by_gid(figure, "notes:php")
+    lines = ["working language: no split found (fewer than 5", "formed checkpoints)"]
+    assert note.get_text().split("\n") == lines
+    axes = panel(figure, "php")
+    one = axes.transData.transform([[0, 1.02]])[0, 1]
+    names = [each.get_window_extent().y0 for each in axes.texts if "name:" in str(each.get_gid())]
+    assert one < note.get_window_extent().y0
+    assert note.get_window_extent().y1 < min(names)
+
+
+def test_what_was_fitted_but_has_no_values_is_still_said(tables: Tables) -> None:
+    curves = tables.curves[
+        (tables.curves["language"] != "go") & (tables.curves["measure"] != "neuron_mass_share")
+    ]
+    stages = tables.stages.assign(
+        reason=tables.stages["reason"].where(tables.stages["language"] != "go", "not enough span")
+    )
+    figure = babel_tower(curves, tables.fits, stages)
+    # Equal reasons of the two measures are said once.
+    assert by_gid(figure, "notes:go")[0].get_text() == "no split found (not enough span)"
+
+
+def test_tower_shows_share_by_floor(tables: Tables, drawn: dict[str, Figure]) -> None:
+    figure = drawn["tower"]
+    chance = tables.curves[tables.curves["measure"] == "specificity"]["chance"].iloc[0]
+    scales = set()
+    for language in figure_data.NAMES[:4]:
+        axes = panel(figure, language)
+        (image,) = axes.images
+        floors = select(tables.layers, language=language)
+        share = floors.pivot_table(index="hidden_layer", columns="step", values="share")
+        specificity = floors.pivot_table(index="hidden_layer", columns="step", values="specificity")
+        assert_array_equal(image.get_array().data, share)
+        assert_array_equal(image.get_array().mask, specificity < NEAR_CHANCE * chance)
+        assert image.origin == "lower"
+        scales.add((image.norm.vmin, image.norm.vmax, image.cmap.name))
+        numbers = [each for each in axes.texts if each.get_gid() == "number"]
+        assert numbers
+        for each in numbers:
+            s, h = map(int, each.get_position())
+            assert float(each.get_text()) == pytest.approx(share.iloc[h, s], abs=0.0051)
+    assert scales == {(0, 1, "shares")}
+    assert [each.get_ylabel() for each in figure.axes].count("share of the primary") == 1
+
+
+def test_tower_boundary_separates_the_two_sides() -> None:
+    share = np.array([[0.9, 0.4], [0.9, 0.8]])
+    layers = pd.DataFrame(
+        [("c", s, 0.0, s, h, h / 1.0, share[h, s], 1.0) for h in (0, 1) for s in (0, 1)],
+        columns=[
+            "language", "step", "tokens", "x", "hidden_layer", "depth", "share", "specificity",
+        ],
+    )  # fmt: skip
+    (edges,) = by_gid(tower(layers), "chance")
+    found = {tuple(map(tuple, each)) for each in edges.get_segments()}
+    assert found == {((0.5, -0.5), (0.5, 0.5)), ((0.5, 0.5), (1.5, 0.5))}
+    words = [each.get_text() for each in tower(layers).legends[0].get_texts()]
+    assert "no layer is marked as unclear: its chance level is unknown" in words
+    steps = [each.get_text() for each in panel(tower(layers), "c").get_xticklabels()]
+    assert steps == ["0", "1"]
+
+
+def test_neuron_sets_plot_totals_and_turnover(tables: Tables, drawn: dict[str, Figure]) -> None:
+    figure = drawn["neuron_sets"]
+    for index, language in enumerate(figure_data.NAMES[:4]):
+        totals = {
+            name: select(tables.sets, language=language, set=name)
+            .groupby("step")[["count", "births", "deaths"]]
+            .sum(min_count=1)
+            for name in ("transferring", "bilingual", "own", "lape")
+        }
+        for name, total in totals.items():
+            (line,) = by_gid(figure, f"count:{name}:{language}")
+            assert_array_equal(line.get_ydata(), total["count"])
+        bars = {each.get_label(): each for each in figure.axes[2 * index + 1].containers}
+        for name, total in totals.items():
+            for way, sign in (("births", 1), ("deaths", -1)):
+                heights = [bar.get_height() for bar in bars[f"{way}:{name}"]]
+                assert_array_equal(heights, sign * total[way].fillna(0))
+        below = totals["transferring"]["births"] + totals["bilingual"]["births"]
+        assert_array_equal([bar.get_y() for bar in bars["births:own"]], below.fillna(0))
+        chance = select(tables.curves, measure="transferring_chance", language=language)["value"]
+        assert_array_equal(by_gid(figure, "chance")[index].get_ydata(), chance)
+
+
+def test_neuron_layers_show_counts(tables: Tables, drawn: dict[str, Figure]) -> None:
+    images = [axes.images[0] for axes in drawn["neuron_layers"].axes if axes.images]
+    assert len(images) == 16
+    wanted = [(c, n) for c in figure_data.NAMES[:4] for n in tables.sets["set"].unique()]
+    for image, (language, name) in zip(images, wanted, strict=True):
+        rows = select(tables.sets, language=language, set=name)
+        table = rows.pivot_table(index="layer", columns="step", values="count")
+        assert_array_equal(image.get_array(), table)
+    assert len({id(image.norm) for image in images}) == 1
+
+
+def test_performance_plots_the_curves(tables: Tables, drawn: dict[str, Figure]) -> None:
+    for measure in ("bits_per_byte", "accuracy", "graded_accuracy:primary_fact"):
+        for language in ("python", "csharp"):
+            curve = select(tables.curves, measure=measure, language=language)
+            (line,) = by_gid(drawn["performance"], f"guide:{measure}:{language}")
+            assert_array_equal(line.get_ydata(), curve["value"])
+    assert not by_gid(drawn["performance"], "guide:loss:php")
+    only_loss = tables.curves[tables.curves["measure"] == "loss"]
+    figure = performance(only_loss)
+    assert by_gid(figure, "guide:loss:php")
+    assert figure.axes[0].get_ylabel() == "nats/token"
+
+
+def test_mixture_bars_are_the_shares(tables: Tables, drawn: dict[str, Figure]) -> None:
+    figure = drawn["mixture"]
+    for proposer in ("epoch_cap", "natural", "uniform"):
+        rows = tables.mixture[tables.mixture["proposer"] == proposer]
+        bars = by_gid(figure, f"share:{proposer}")
+        assert_array_equal([bar.get_width() for bar in bars], rows["token_share"])
+    (intervals,) = by_gid(figure, "interval:epoch_cap")
+    proposed = tables.mixture[tables.mixture["proposer"] == "epoch_cap"]
+    segments = [each[:, 0] for each in intervals.get_segments()]
+    assert_array_equal(segments, proposed[["low", "high"]])
+    assert not by_gid(figure, "share:babel_tower")
+    notes = [each.get_text().replace("\n", " ") for each in figure.legends[1].get_texts()]
+    reason = tables.mixture.set_index("proposer").loc["babel_tower", "reason"].iloc[0]
+    assert notes == [f"babel_tower does not apply: {reason}"]
+    assert "epoch_cap (proposed)" in [each.get_text() for each in figure.legends[0].get_texts()]
+    annotations = [each.get_text() for each in by_gid(figure, "annotation")]
+    assert annotations[0] == "0.58, 73 epochs"
+
+
+def test_the_proposal_is_the_one_that_was_asked_for(tables: Tables) -> None:
+    figure = FIGURES["mixture"](replace(tables, proposed="uniform"))
+    first = figure.legends[0].get_texts()[0].get_text()
+    assert first == "uniform (proposed)"
+
+
+def test_reasons_that_differ_name_their_languages(tables: Tables) -> None:
+    mix = tables.mixture.copy()
+    mix.loc[(mix["proposer"] == "babel_tower") & (mix["language"] == "go"), "reason"] = "noise"
+    note = mixture(mix).legends[1].get_texts()[0].get_text().replace("\n", " ")
+    assert note.endswith("; go: noise")
+    assert note.startswith("babel_tower does not apply: python, php, java, csharp: performance")
+
+
+# It can be read ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("languages", "checkpoints", "layers", "before"),
+    [
+        (2, 5, 6, 1),
+        (7, 14, 3, 1),
+        pytest.param(7, 40, 24, 4, marks=pytest.mark.slow),
+        (2, 1, 2, 1),
+        pytest.param(1, 12, 32, 0, marks=pytest.mark.slow),
+        pytest.param(8, 25, 12, 2, marks=pytest.mark.slow),
+    ],
+)
+def test_no_text_overlaps_or_leaves_the_page(
+    languages: int, checkpoints: int, layers: int, before: int
+) -> None:
+    found = figure_data.tables(languages, checkpoints, layers, before=before)
+    check_texts({name: draw(found) for name, draw in FIGURES.items()})
+
+
+def test_no_text_overlaps_in_the_figures_of_four_languages(drawn: dict[str, Figure]) -> None:
+    check_texts(drawn)
+
+
+def check_texts(figures: dict[str, Figure]) -> None:
+    """One size of type; no text on another or off the page."""
+    for name, figure in figures.items():
+        shown = list(texts(figure))
+        assert {each.get_fontsize() for each in shown} == {style.SIZE}
+        boxes = [(each.get_text(), each.get_window_extent()) for each in shown if
+                 each.get_text().strip()]  # fmt: skip
+        page = figure.bbox
+        for text, box in boxes:
+            assert page.x0 <= box.x0 + 1, (name, text)
+            assert box.x1 - 1 <= page.x1, (name, text)
+            assert page.y0 <= box.y0 + 1, (name, text)
+            assert box.y1 - 1 <= page.y1, (name, text)
+        for (a, box_a), (b, box_b) in combinations(boxes, 2):
+            across = min(box_a.x1, box_b.x1) - max(box_a.x0, box_b.x0)
+            upright = min(box_a.y1, box_b.y1) - max(box_a.y0, box_b.y0)
+            # The boxes hold empty room for descenders: one and a half points may be shared.
+            assert across <= 1 or upright <= 2, (name, a, b)
+
+
+def test_series_differ_without_colour() -> None:
+    looks = [(style.mark(i).marker, style.mark(i).dash) for i in range(8)]
+    assert len(set(looks)) == len({marker for marker, _ in looks}) == 8
+    assert len({(style.mark(i).color, style.mark(i).marker) for i in range(24)}) == 24
+    grey = [0.3 * r + 0.59 * g + 0.11 * b for r, g, b, _ in SHARES(np.linspace(0, 1, 5))]
+    assert grey[0] < grey[1] < grey[4] - 0.1 < grey[2]
+    assert len({(look.get("hatch"), look["facecolor"]) for look in STAGES.values()}) == 3
+
+
+def test_drawing_leaves_no_global_state(small: Tables) -> None:
+    before = dict(matplotlib.rcParams)
+    render(performance(small.curves), "svg")
+    assert dict(matplotlib.rcParams) == before
+
+
+def test_every_figure_has_a_caption() -> None:
+    assert set(CAPTIONS) == set(FIGURES)
+    for each in CAPTIONS.values():
+        assert all(getattr(each, field.name) for field in fields(each))
+
+
+# Axes -------------------------------------------------------------------------------------------
+
+
+def test_the_token_axis_is_logarithmic_and_broken_at_zero() -> None:
+    axis = TokenAxis(np.array([0, 0, 1e3, 1e4, 1e5, np.nan]))
+    axes = Figure().add_subplot()
+    axis.apply(axes)
+    at = axes.transData.transform([[x, 0] for x in (0, 1e3, 1e4, 1e5)])[:, 0]
+    assert at[0] < at[1]
+    assert_allclose(at[2] - at[1], at[3] - at[2])
+    low, high = axes.transData.transform([[edge * 1e3, 0] for edge in BREAK])[:, 0]
+    assert at[0] < low < high < at[1]
+    labels = [each.get_text() for each in axes.get_xticklabels()]
+    assert labels == ["0", "1k", "3k", "10k", "30k", "100k"]
+
+
+@pytest.mark.parametrize(
+    ("x", "labels"),
+    [
+        ([5.0], ["5"]),
+        ([0.0], ["0"]),
+        ([1.1e6, 1.4e6], ["1.1M", "1.4M"]),
+        ([0.0, 250, 634], ["0", "300", "400", "500", "600"]),
+        ([0.0, 2e9, 3e11], ["0", "3B", "10B", "30B", "100B", "300B"]),
+        ([1e3, 1e12], ["1k", "10k", "100k", "1M", "10M", "100M", "1B", "10B", "100B", "1T"]),
+    ],
+)
+def test_ticks_suit_any_range(x: list[float], labels: list[str]) -> None:
+    axes = Figure().add_subplot()
+    TokenAxis(np.array(x)).apply(axes)
+    assert [each.get_text() for each in axes.get_xticklabels()] == labels
+
+
+def test_labels_of_several_languages_become_one() -> None:
+    # "en" is also inside "tokens" and "seen".
+    assert common_unit({"en": "tokens of en seen"}) == "tokens of en seen"
+    both = {"en": "tokens of en seen", "of": "tokens of of seen"}
+    assert common_unit(both) == "tokens of the language seen"
+    assert x_label(both, True).endswith("(0: before any token of the language)")
+    assert common_unit({"en": "steps", "de": "steps"}) == "steps"
+    assert x_label({"en": "steps"}, True) == "steps  (0: before any token of the run)"
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (0, "0"),
+        (0.25, "0.25"),
+        (512, "512"),
+        (999.6, "1k"),
+        (2048, "2k"),
+        (1536000, "1.5M"),
+        (2.1e9, "2.1B"),
+        (3e14, "300T"),
+        (5e16, "50000T"),
+        (np.nan, "–"),
+    ],
+)
+def test_counts_in_few_digits(value: float, text: str) -> None:
+    assert style.si(value) == text
+
+
+# Odd input --------------------------------------------------------------------------------------
+
+
+def test_any_name_can_be_drawn(tmp_path: Path) -> None:
+    names = (
+        "$x_$ <b>&\"'",
+        "中文",
+        "an extremely long name\nof a language that nobody uses\0",
+    )
+    found = figure_data.tables(
+        3, 3, layers=2, names=names, flat=(names[2],), primary="$\\frac{1}{2}$"
+    )
+    for draw in FIGURES.values():
+        assert b"&lt;b&gt;&amp;" in render(draw(found), "svg")
+    assert save(FIGURES["mixture"](found), tmp_path, "mixture")[0].stat().st_size > 10_000
+
+
+def test_tables_may_be_empty(small: Tables, tmp_path: Path) -> None:
+    empty = Tables(**{
+        field.name: getattr(small, field.name).iloc[:0] for field in fields(Tables)
+        if field.name != "proposed"
+    })  # fmt: skip
+    for name, draw in FIGURES.items():
+        assert save(draw(empty), tmp_path, name)
+
+
+@pytest.mark.parametrize("column", ["value", "x", "low", "chance", "ceiling"])
+def test_values_may_be_missing(column: str, small: Tables) -> None:
+    curves = small.curves.assign(**{column: np.nan})
+    for figure in (babel_tower(curves, small.fits, small.stages), performance(curves)):
+        assert render(figure, "svg")
+
+
+def test_layers_and_sets_may_have_holes(tables: Tables) -> None:
+    layers = tables.layers.copy()
+    layers.loc[layers["language"] == "php", ["share", "specificity"]] = np.nan
+    layers = layers[(layers["step"] != 250) | (layers["hidden_layer"] != 3)]
+    figure = tower(layers, tables.curves)
+    assert panel(figure, "php").images[0].get_array().mask.all()
+    assert "not measured" in [each.get_text() for each in figure.legends[0].get_texts()]
+    found = figure_data.tables(2, 3, layers=2)
+    sets = found.sets[(found.sets["set"] != "own") | (found.sets["language"] != "java")]
+    for draw in (neuron_sets, neuron_layers):
+        assert render(draw(sets, found.curves), "svg")
+        assert render(draw(sets[sets["set"] == "own"].assign(set="of one's own")), "svg")
+
+
+# Files ------------------------------------------------------------------------------------------
+
+
+def test_files_are_the_same_for_the_same_data(small: Tables, tmp_path: Path) -> None:
+    for folder in ("a", "b"):
+        for name in ("babel_tower", "tower", "neuron_sets"):
+            written = save(FIGURES[name](small), tmp_path / folder, name)
+            assert [path.name for path in written] == [f"{name}.png", f"{name}.svg"]
+    names = sorted(path.name for path in (tmp_path / "a").iterdir())
+    assert len(names) == 6
+    for name in names:
+        assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
+    svg = (tmp_path / "a" / "babel_tower.svg").read_text(encoding="utf-8")
+    assert ">translation</text>" in svg
+    assert "<dc:date>" not in svg
+
+
+def test_a_failed_write_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(self: Path, target: Path) -> Path:
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(Path, "replace", full)
+    with pytest.raises(OSError, match="no space"):
+        save(Figure(), tmp_path, "figure")
+    assert not list(tmp_path.iterdir())

@@ -1,0 +1,221 @@
+"""Records as tables: values by hand, intervals by brute force, axes, outcomes."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from test_sweep import measurement
+
+from analysis import load_run
+from analysis.measures import Weights, middle_layers
+from analysis.run import CURVE_COLUMNS, Run
+from checkpoints.errors import UserError
+from tracker import store
+from tracker.probes.importance import Importance
+from tracker.probes.lape import Lape
+from tracker.probes.performance import Performance
+from tracker.probes.transferring import Transferring
+from tracker.probes.vocabulary_mass import VocabularyMass
+from tracker.probes.working_language import WorkingLanguage
+from tracker.sweep import track
+
+PROBES: dict[str, Any] = {
+    "performance": Performance(),
+    "working_language": WorkingLanguage(),
+    "vocabulary_mass": VocabularyMass(),
+    "lape": Lape(top_fraction=0.1),
+    "transferring": Transferring(least_mass=0.0),
+    "importance": Importance(),
+}
+
+
+@pytest.fixture(scope="module")
+def folder(series_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    place = tmp_path_factory.mktemp("run")
+    track(measurement(series_folder, probes=PROBES), place / "records")
+    return place
+
+
+@pytest.fixture(scope="module")
+def run(folder: Path) -> Run:
+    return load_run(folder, replicates=400, seed=1)
+
+
+def rows(table: pd.DataFrame, measure: str, language: str) -> pd.DataFrame:
+    return table[(table["measure"] == measure) & (table["language"] == language)]
+
+
+def test_curves_are_the_records_means(run: Run) -> None:
+    table = run.curves()
+    assert list(table.columns) == list(CURVE_COLUMNS)
+    middle = middle_layers(4)
+    assert middle.tolist() == [1, 2]  # 1/3 and 2/3 of three layers
+    for c, language in enumerate(run.languages):
+        loss = rows(table, "loss", language)
+        share = rows(table, "working_language_share", language)
+        for i, record in enumerate(run.records):
+            mine = record["performance/document_language"] == language
+            nll = record["performance/nll"][mine].sum()
+            tokens = record["performance/token_count"][mine].sum()
+            size = record["performance/byte_count"][mine].sum()
+            assert loss["value"].iloc[i] == pytest.approx(nll / tokens, rel=1e-6)
+            bits = rows(table, "bits_per_byte", language)["value"].iloc[i]
+            assert bits == pytest.approx(nll / np.log(2) / size, rel=1e-6)
+            if language != run.primary:
+                stored = record["working_language/share"][c, middle].mean()
+                assert share["value"].iloc[i] == pytest.approx(stored, rel=1e-4)
+                mass = record["neurons/mass_share"][c]
+                nn = rows(table, "neuron_mass_share", language)["value"].iloc[i]
+                assert nn == pytest.approx(mass, rel=1e-5, nan_ok=True)
+            count = rows(table, "lape", language)["value"].iloc[i]
+            assert count == record["neurons/specific"][c].sum()
+    assert rows(table, "working_language_share", run.primary).empty
+    assert (share["chance"] == 0.5).all()
+    assert share["ceiling"].notna().all()
+    specificity = rows(table, "specificity", "yy")
+    assert (specificity["chance"] == 1 / 8).all()
+
+
+def test_intervals_are_those_of_resampled_documents(run: Run) -> None:
+    """Redraw documents in a loop with the very weights and recompute the ratio of sums."""
+    record, language = run.records[2], "yy"
+    weights = run.weights
+    mine = record["performance/document_language"] == language
+    assert (weights.document[:, mine].sum(1) == mine.sum()).all()
+    nll = record["performance/nll"][mine].astype(float)
+    tokens = record["performance/token_count"][mine].astype(float)
+    redrawn = [(w @ nll) / (w @ tokens) for w in weights.document[:, mine].astype(float)]
+    low, high = np.quantile(redrawn, [0.025, 0.975])
+    row = rows(run.curves(), "loss", language).iloc[2]
+    assert row["low"] == pytest.approx(low, rel=1e-5)
+    assert row["high"] == pytest.approx(high, rel=1e-5)
+    assert row["low"] < row["value"] < row["high"]
+
+
+def test_working_language_replicates_by_brute_force(run: Run) -> None:
+    record, c = run.records[3], 1
+    p, o, n = (
+        record[f"working_language/{name}"].astype(float)
+        for name in ("primary_sum", "own_sum", "position_count")
+    )
+    mine = record["performance/document_language"] == "yy"
+    curve = run.curve("working_language_share", "yy")
+    for b in (0, 7, 99):
+        w = run.weights.document[b].astype(float) * mine
+        counts = w @ n
+        present = counts > 0
+        big_p = (np.einsum("d,dkl->kl", w, p)[present] / counts[present, None]).mean(0)
+        big_o = (np.einsum("d,dkl->kl", w, o)[present] / counts[present, None]).mean(0)
+        share = (big_p / (big_p + big_o))[middle_layers(4)].mean()
+        assert curve.replicates[b, 3] == pytest.approx(share, rel=1e-4)
+    assert run.languages[c] == "yy"
+
+
+def test_axis_prefers_tokens_of_the_language_then_tokens_then_steps(
+    run: Run, folder: Path, series_folder: Path, tmp_path: Path
+) -> None:
+    assert run.axis("yy")[1] == "tokens of yy seen"
+    assert run.axis("yy")[0].tolist() == [0, 200, 400, 800, 1600]
+    copy = Path(shutil.copytree(series_folder, tmp_path / "series"))
+    for sidecar in copy.glob("*/tracker.json"):
+        sidecar.write_text('{"tokens": %d}' % (int(sidecar.parent.name[5:]) * 7))
+    track(measurement(copy), tmp_path / "tokens" / "records")
+    assert load_run(tmp_path / "tokens", 20).axis("yy")[1] == "tokens seen"
+    for sidecar in copy.glob("*/tracker.json"):
+        sidecar.unlink()
+    track(measurement(copy), tmp_path / "steps" / "records")
+    x, unit = load_run(tmp_path / "steps", 20).axis("yy")
+    assert (x.tolist(), unit) == ([0, 1, 2, 4, 8], "steps")
+
+
+def test_formed_follows_the_unigram_entropies(run: Run) -> None:
+    loss = np.stack([run.curve("loss", c).value for c in run.languages])
+    entropy = run.records[0]["performance/unigram_entropy"]
+    above = loss > entropy[:, None]
+    np.testing.assert_array_equal(run.formed, ~(above & above[0]))
+
+
+def test_sets_count_births_and_deaths(run: Run) -> None:
+    table = run.sets()
+    for name, variable in (("lape", "specific"), ("own", "own")):
+        for layer in (1, 2, 3):
+            mine = table[
+                (table["set"] == name) & (table["language"] == "zz") & (table["layer"] == layer)
+            ]
+            masks = [r[f"neurons/{variable}"][2, layer - 1] for r in run.records]
+            assert mine["count"].tolist() == [m.sum() for m in masks]
+            births = [(b & ~a).sum() for a, b in zip(masks, masks[1:], strict=False)]
+            deaths = [(a & ~b).sum() for a, b in zip(masks, masks[1:], strict=False)]
+            assert mine["births"].iloc[1:].tolist() == births
+            assert mine["deaths"].iloc[1:].tolist() == deaths
+            assert np.isnan(mine["births"].iloc[0])
+
+
+def test_layers_hold_the_share_of_every_layer(run: Run) -> None:
+    table = run.layers()
+    mine = table[(table["language"] == "zz") & (table["step"] == 4)]
+    assert mine["hidden_layer"].tolist() == [0, 1, 2, 3]
+    np.testing.assert_allclose(mine["depth"], [0, 1 / 3, 2 / 3, 1])
+    record = next(r for r in run.records if r.step == 4)
+    np.testing.assert_allclose(mine["share"], record["working_language/share"][2], rtol=1e-6)
+
+
+def test_random_models_do_not_split(run: Run) -> None:
+    table = run.stages()
+    assert set(table["outcome"]) == {"no_split"}
+    assert len(run.sentences()) == 2
+    assert all("no split found (" in s for s in run.sentences())
+    assert run.fit_curves().empty
+
+
+def test_without_concepts_vocabulary_mass_is_fitted(series_folder: Path, tmp_path: Path) -> None:
+    probes = {k: PROBES[k] for k in ("performance", "vocabulary_mass", "working_language")}
+    m = measurement(series_folder, probes=probes, concept_table=())
+    track(m, tmp_path / "records")
+    loaded = load_run(tmp_path, 20)
+    assert loaded.fitted_measures == ["vocabulary_mass"]
+    assert {measure for measure, _ in loaded.fits} == {"vocabulary_mass"}
+    value = loaded.curve("vocabulary_mass", "yy").value
+    sums = loaded.records[0]["working_language/mass_corrected_sum"]
+    mine = sums[loaded.records[0]["performance/document_language"] == "yy"]
+    total = mine[:, middle_layers(4)].mean(1).sum(0)
+    assert value[0] == pytest.approx(total[0] / (total[0] + total[1]), rel=1e-5)
+
+
+def test_weights_are_the_same_for_the_same_seed(run: Run) -> None:
+    again = Weights.draw(run.records[0], 400, 1)
+    np.testing.assert_array_equal(again.document, run.weights.document)
+    other = Weights.draw(run.records[0], 400, 2)
+    assert not np.array_equal(other.document, run.weights.document)
+
+
+def test_missing_steps_are_listed_with_reasons(folder: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(folder, tmp_path / "run"))
+    (copy / "records" / store.record_name(2)).unlink()
+    store.note_skip(copy / "records", 2, "truncated")
+    plan = '{"steps": [0, 1, 2, 4, 8, 16], "pending": {"32": "step-32: no config.json"}}'
+    store.write_text(copy / "run.json", plan)
+    assert load_run(copy, 20).missing() == {
+        2: "truncated",
+        16: "not measured yet",
+        32: "still being written: step-32: no config.json",
+    }
+
+
+def test_a_folder_without_records_or_of_two_runs_is_refused(
+    folder: Path, series_folder: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(UserError, match="no records in it"):
+        load_run(tmp_path)
+    copy = Path(shutil.copytree(folder, tmp_path / "run"))
+    other = measurement(series_folder, probes=PROBES, seed=9)
+    track(other, tmp_path / "other" / "records")
+    name = store.record_name(4)
+    shutil.copyfile(tmp_path / "other" / "records" / name, copy / "records" / name)
+    with pytest.raises(UserError, match="2 different configurations"):
+        load_run(copy)

@@ -1,0 +1,210 @@
+"""The command line: composes series, tracker and analysis, and turns what happened into a code.
+
+Exit codes: 0 done; 2 wrong use (one clear line, nothing written); 3 finished, but some checkpoints
+were skipped; 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import hydra
+from omegaconf import DictConfig
+
+from checkpoints.errors import UserError
+from tracker.console import Console
+
+if TYPE_CHECKING:
+    from analysis.publish import Published
+    from tracker.config import RunSettings
+    from tracker.sweep import Measurement, Outcome
+
+DONE, WRONG_USE, SKIPPED, INTERRUPTED = 0, 2, 3, 130
+
+FAILED = 1
+_codes: list[int] = []
+"""Exit code of every job that started in this process; Hydra drops what a job returns."""
+
+
+def main() -> None:
+    """Entry point of the console script `tracker`."""
+    _codes.clear()
+    try:
+        _job()
+    except SystemExit as stop:
+        # Hydra exits with 1 also for what it could not compose, before any job: wrong use.
+        sys.exit(WRONG_USE if stop.code == FAILED and not _codes else stop.code)
+    except KeyboardInterrupt:
+        sys.exit(INTERRUPTED)
+    sys.exit(max(_codes, default=DONE))
+
+
+@hydra.main(version_base="1.3", config_path="pkg://conf", config_name="config")
+def _job(config: DictConfig) -> None:
+    console = Console()
+    _codes.append(FAILED)  # stands where an error that is ours leaves the job
+    try:
+        _codes[-1] = run(config, console)
+    except UserError as error:
+        console.error(str(error))
+        _codes[-1] = WRONG_USE
+    except KeyboardInterrupt:
+        console.error("interrupted: what is finished is kept, the same command continues")
+        _codes[-1] = INTERRUPTED
+
+
+def run(config: DictConfig, console: Console) -> int:
+    """One job: track, analyze and propose, as the task asks; the exit code."""
+    from analysis.publish import require_proposer
+    from tracker.config import run_settings
+
+    settings = run_settings(config)
+    require_proposer(settings.mixture.proposer)
+    task = "track" if settings.shards > 1 and settings.task == "all" else settings.task
+    if task in ("analyze", "remix") and settings.run_dir is not None:
+        folder, notes, corpus = Path(settings.run_dir), _notes(Path(settings.run_dir)), None
+        _publish(settings, folder, corpus, notes, console)
+        return DONE
+    return _track_and_publish(config, settings, task, console)
+
+
+def _track_and_publish(
+    config: DictConfig, settings: RunSettings, task: str, console: Console
+) -> int:
+    from tracker.config import measurement, run_folder
+
+    if settings.mixture.corpus is not None and not Path(settings.mixture.corpus).is_file():
+        raise UserError(f"mixture.corpus={settings.mixture.corpus}: no such file")
+    with console.progress("training the built-in series") as progress:
+        found, why = measurement(config, settings, progress)
+    folder = run_folder(settings, found)
+    console.say(f"{found.series.name}: {len(found.series.checkpoints)} checkpoints, "
+                f"primary language {found.primary} ({why})")  # fmt: skip
+    outcome = None
+    if task in ("all", "track"):
+        outcome = _track(found, folder, settings, console)
+    if outcome is not None and not outcome.measured and not outcome.kept:
+        console.say("no checkpoint could be measured: nothing to analyze")
+    elif task != "track":
+        _publish(settings, folder, _corpus(config, settings), _notes(folder), console)
+    return SKIPPED if outcome is not None and outcome.skipped else DONE
+
+
+def _track(found: Measurement, folder: Path, settings: RunSettings, console: Console) -> Outcome:
+    from tracker import store
+    from tracker.sweep import track
+
+    _refuse_foreign(folder, found.digest())
+    with console.progress("tracking") as progress:
+        outcome = track(
+            found, folder / "records",
+            shard=settings.shard, shards=settings.shards, progress=progress,
+        )  # fmt: skip
+    notes = list(outcome.notes) or _notes(folder)
+    plan = {
+        "series": found.series.name,
+        "primary": found.primary,
+        "languages": list(found.languages),
+        "config_sha256": found.digest(),
+        "steps": found.series.steps,
+        "pending": {str(s): w for s, w in found.series.pending.items()},
+        "notes": notes,
+    }
+    store.write_text(folder / "run.json", json.dumps(plan, indent=1, ensure_ascii=False) + "\n")
+    _write_index(folder, found)
+    _report_tracking(outcome, folder, console)
+    return outcome
+
+
+def _refuse_foreign(folder: Path, digest: str) -> None:
+    """Records of another configuration are never mixed in."""
+    from tracker import store
+
+    for record in sorted((folder / "records").glob("step-*.h5"))[:1]:
+        other = store.read_attributes(record).get("config_sha256")
+        if other != digest:
+            raise UserError(
+                f"run_dir={folder}: it holds records of another configuration "
+                f"({str(other)[:12]}, this one is {digest[:12]}); choose another folder"
+            )
+
+
+def _write_index(folder: Path, found: Measurement) -> None:
+    from tracker import store
+
+    records = sorted((folder / "records").glob("step-*.h5"), key=store.record_step)
+    have = {store.record_step(r) for r in records}
+    reasons = store.read_skips(folder / "records")
+    missing = {s: reasons.get(s, "not measured yet") for s in found.series.steps if s not in have}
+    missing |= {s: f"still being written: {w}" for s, w in found.series.pending.items()}
+    store.write_index(folder / "index.h5", records, missing, {})
+
+
+def _report_tracking(outcome: Outcome, folder: Path, console: Console) -> None:
+    for note in outcome.notes:
+        console.say(note)
+    for step, why in outcome.pending.items():
+        console.say(f"step {step}: still being written ({why}); left for the next run")
+    for step, why in outcome.skipped.items():
+        console.say(f"step {step}: skipped ({why})")
+    console.say(
+        f"records: {len(outcome.measured)} measured, {len(outcome.kept)} kept, "
+        f"{len(outcome.skipped)} skipped -> {folder / 'records'}"
+    )
+
+
+def _corpus(config: DictConfig, settings: RunSettings) -> Path | None:
+    """The corpus table: the given one, else the built-in series' own."""
+    from tracker.config import demo_folder, demo_settings
+
+    if settings.mixture.corpus is not None:
+        return Path(settings.mixture.corpus)
+    demo = demo_settings(config)
+    return None if demo is None else demo_folder(config, demo) / "corpus.jsonl"
+
+
+def _notes(folder: Path) -> list[str]:
+    path = folder / "run.json"
+    if not path.exists():
+        return []
+    plan: Mapping[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return list(plan.get("notes", ()))
+
+
+def _publish(
+    settings: RunSettings,
+    folder: Path,
+    corpus: Path | None,
+    notes: Sequence[str],
+    console: Console,
+) -> None:
+    from analysis.publish import publish
+    from analysis.run import load_run
+
+    loaded = load_run(folder, settings.analysis.replicates, settings.analysis.seed)
+    if settings.mixture.corpus is not None:
+        corpus = Path(settings.mixture.corpus)
+    with console.progress("analysing") as progress:
+        published = publish(
+            loaded,
+            corpus=corpus,
+            budget=settings.mixture.budget,
+            proposer=settings.mixture.proposer,
+            notes=notes,
+            progress=progress,
+        )
+    _show(loaded.primary, published, console)
+
+
+def _show(primary: str, published: Published, console: Console) -> None:
+    for sentence in published.sentences:
+        console.result(sentence)
+    if published.mixture is None:
+        console.result(f"no mixture proposed: {published.no_mixture}")
+    else:
+        console.mixture(published.mixture)
+    console.result(f"report: {published.report}")

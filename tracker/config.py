@@ -1,0 +1,278 @@
+"""The configuration, typed at the edge: what Hydra composed becomes plain arguments."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from hydra.errors import HydraException
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from checkpoints.demo import DemoSettings, ensure_series
+from checkpoints.errors import UserError
+from checkpoints.local import local_series
+from checkpoints.series import Series
+from tracker.documents import (
+    Source,
+    choose_languages,
+    from_dataset,
+    from_jsonl,
+    from_programs,
+    from_starter,
+    read_concepts,
+    shipped_concepts,
+)
+from tracker.probes import Probe
+from tracker.sweep import Measurement, ModelSettings, Progress, auto_primary, series_tokenizer
+from tracker.text import TextSettings
+
+TASKS = ("all", "track", "analyze", "remix")
+
+
+@dataclass
+class Selection:
+    """`series.select`."""
+
+    n: int = 24
+    spacing: str = "log"
+
+
+@dataclass
+class LocalSettings:
+    """`series=local`."""
+
+    name: str | None = None
+    path: str | None = None
+    pattern: str | None = None
+    tokens_per_step: int | None = None
+    tokenizer: str | None = None
+    steps: list[int] | None = None
+    select: Selection | None = None
+
+
+@dataclass
+class ConceptSettings:
+    """`concepts`."""
+
+    least_positions: int = 5
+    most_positions: int = 64
+
+
+@dataclass
+class AnalysisSettings:
+    """`analysis`."""
+
+    replicates: int = 1000
+    tests: int = 200
+    seed: int = 0
+
+
+@dataclass
+class MixtureSettings:
+    """`mixture`."""
+
+    corpus: str | None = None
+    budget: float | None = None
+    proposer: str = "epoch_cap"
+    temperature: float = 0.3
+
+
+@dataclass
+class RunSettings:
+    """The plain values at the top of the configuration."""
+
+    task: str = "all"
+    primary: str = "auto"
+    languages: list[str] | None = None
+    runs: str = "runs"
+    run_dir: str | None = None
+    seed: int = 0
+    shard: int = 0
+    shards: int = 1
+    concepts: ConceptSettings = field(default_factory=ConceptSettings)
+    analysis: AnalysisSettings = field(default_factory=AnalysisSettings)
+    mixture: MixtureSettings = field(default_factory=MixtureSettings)
+
+
+_RECORDED = ("series", "text", "probes", "model", "concepts", "languages", "primary", "seed")
+"""What of the configuration a record keeps: all that can change it, nothing that cannot."""
+
+_TEXT_ONLY = ("kind", "pairs", *TextSettings.__dataclass_fields__)
+_SOURCES: dict[str, Callable[..., Source]] = {
+    "programs": from_programs,
+    "starter": from_starter,
+    "jsonl": from_jsonl,
+    "dataset": from_dataset,
+}
+
+
+def typed(schema: Any, config: Any, where: str) -> Any:
+    """`config` as an instance of the dataclass `schema`.
+
+    Raises:
+        UserError: A value of another type, or a key that the schema does not have.
+    """
+    try:
+        merged = OmegaConf.merge(OmegaConf.structured(schema), config)
+        return OmegaConf.to_object(merged)
+    except OmegaConfBaseException as error:
+        first = str(error).strip().splitlines()[0]
+        key = getattr(error, "full_key", None) or getattr(error, "key", "")
+        name = ".".join(part for part in (where, str(key or "")) if part)
+        raise UserError(f"{name}: {first}") from None
+
+
+def run_settings(config: DictConfig) -> RunSettings:
+    """The values at the top, checked."""
+    names = RunSettings.__dataclass_fields__
+    chosen = OmegaConf.create({n: config[n] for n in names})
+    settings: RunSettings = typed(RunSettings, chosen, "")
+    if settings.task not in TASKS:
+        raise UserError(f"task={settings.task}: choose {', '.join(TASKS)}")
+    if settings.shards < 1 or not 0 <= settings.shard < settings.shards:
+        raise UserError(
+            f"shard={settings.shard} shards={settings.shards}: shard counts from 0 to shards - 1"
+        )
+    return settings
+
+
+def demo_settings(config: DictConfig) -> DemoSettings | None:
+    """Settings of the built-in series; None where another series is tracked."""
+    group = OmegaConf.to_container(config.series, resolve=True)
+    assert isinstance(group, dict)
+    if group.pop("kind") != "demo":
+        return None
+    group.pop("path")
+    group.pop("name")
+    try:
+        return DemoSettings(**{str(k): v for k, v in group.items()})
+    except (TypeError, ValueError, AttributeError) as error:
+        raise UserError(f"series=demo: {error}") from None
+
+
+def demo_folder(config: DictConfig, settings: DemoSettings) -> Path:
+    """Where the built-in series' checkpoints and corpora live."""
+    if config.series.path is not None:
+        return Path(config.series.path)
+    return Path(config.runs) / str(config.series.name) / f"series-{settings.digest[:12]}"
+
+
+def find_series(config: DictConfig, progress: Progress | None) -> tuple[Series, str | None]:
+    """The series, trained first if it is the built-in one and absent, and its tokenizer folder."""
+    demo = demo_settings(config)
+    if demo is not None:
+        folder = ensure_series(demo_folder(config, demo), demo, progress)
+        return local_series(folder, name=str(config.series.name)), None
+    group = OmegaConf.to_container(config.series, resolve=True)
+    assert isinstance(group, dict)
+    group.pop("kind")
+    local: LocalSettings = typed(LocalSettings, OmegaConf.create(group), "series")
+    if local.path is None:
+        raise UserError("series=local needs series.path=DIR, the folder of the checkpoints")
+    select = None if local.select is None else (local.select.n, local.select.spacing)
+    series = local_series(
+        local.path,
+        name=local.name,
+        pattern=local.pattern,
+        tokens_per_step=local.tokens_per_step,
+        steps=local.steps,
+        select=select,
+    )
+    return series, local.tokenizer
+
+
+def find_text(config: DictConfig) -> tuple[Source, TextSettings]:
+    """The documents with their concept table, and how they become rows."""
+    group = OmegaConf.to_container(config.text, resolve=True)
+    assert isinstance(group, dict)
+    plain = {str(k): v for k, v in group.items() if k not in _TEXT_ONLY}
+    settings: TextSettings = typed(
+        TextSettings,
+        OmegaConf.create({k: group[k] for k in TextSettings.__dataclass_fields__}),
+        "text",
+    )
+    try:
+        source = _SOURCES[group["kind"]](**plain)
+    except TypeError as error:
+        raise UserError(f"text={group['kind']}: {error}") from None
+    return replace(source, concepts=_concepts(source, group["pairs"])), settings
+
+
+def _concepts(source: Source, pairs: str | None) -> tuple[Mapping[str, Any], ...]:
+    """The given table, else the text's own, else the shipped ones."""
+    if pairs is not None:
+        return read_concepts(pairs)
+    return source.concepts or shipped_concepts(d.language for d in source.documents)
+
+
+def find_probes(config: DictConfig) -> dict[str, Probe]:
+    """The chosen probes by name."""
+    try:
+        return {str(name): instantiate(probe) for name, probe in config.probes.items()}
+    except HydraException as error:
+        raise UserError(f"probe: {str(error).splitlines()[0]}") from None
+
+
+def measurement(
+    config: DictConfig, settings: RunSettings, progress: Progress | None = None
+) -> tuple[Measurement, str]:
+    """What to measure, and why this primary language.
+
+    Raises:
+        UserError: Whatever is wrong with series, text, languages or probes.
+    """
+    source, text_settings = find_text(config)
+    languages = choose_languages(source.documents, settings.languages)
+    primary = settings.primary
+    if primary != "auto" and primary not in languages:
+        raise UserError(f"primary={primary}: not among the languages {', '.join(languages)}")
+    model: ModelSettings = typed(ModelSettings, config.model, "model")
+    probes = find_probes(config)
+    series, tokenizer_folder = find_series(config, progress)
+    tokenizer, digest = series_tokenizer(series, tokenizer_folder)
+    found = Measurement(
+        series=series,
+        tokenizer=tokenizer,
+        tokenizer_digest=digest,
+        documents=tuple(d for d in source.documents if d.language in languages),
+        concept_table=source.concepts,
+        languages=languages,
+        primary=languages[0] if primary == "auto" else primary,
+        text_settings=text_settings,
+        probes=probes,
+        model_settings=model,
+        seed=settings.seed,
+        config=OmegaConf.to_yaml(OmegaConf.create({k: config[k] for k in _RECORDED}), resolve=True),
+        least_positions=settings.concepts.least_positions,
+        most_positions=settings.concepts.most_positions,
+        longest=_longest(series),
+    )
+    if primary != "auto":
+        return found, "given"
+    chosen, why = auto_primary(found, progress)
+    return replace(found, primary=chosen), why
+
+
+def _longest(series: Series) -> int | None:
+    """The models' maximum length, by the first readable config."""
+    for checkpoint in series.checkpoints:
+        try:
+            config = json.loads((checkpoint.path / "config.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            continue
+        for key in ("max_position_embeddings", "n_positions"):
+            if isinstance(config.get(key), int):
+                return int(config[key])
+    return None
+
+
+def run_folder(settings: RunSettings, found: Measurement) -> Path:
+    """`run_dir`, or `<runs>/<series>/<digest>`."""
+    if settings.run_dir is not None:
+        return Path(settings.run_dir)
+    return Path(settings.runs) / found.series.name / found.digest()[:12]

@@ -1,0 +1,94 @@
+"""What a person sees while it runs: bars and tables on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import rich.console
+import rich.progress
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from analysis.mixture import Mixture
+
+Progress = Callable[[int, int, str], None]
+
+
+class Console:
+    """Results go to stdout, everything else to stderr."""
+
+    def __init__(self) -> None:
+        self.out = rich.console.Console(file=sys.stdout, soft_wrap=True, highlight=False)
+        self.err = rich.console.Console(
+            file=sys.stderr, soft_wrap=True, highlight=False, markup=False
+        )
+
+    def result(self, text: str) -> None:
+        """One line of a result, never wrapped."""
+        self.out.print(text, markup=False)
+
+    def say(self, text: str) -> None:
+        """One line about the run."""
+        self.err.print(text)
+
+    def error(self, text: str) -> None:
+        """One line saying what was wrong."""
+        self.err.print(f"tracker: {text}")
+
+    @contextmanager
+    def progress(self, title: str) -> Iterator[Progress]:
+        """A bar with the time left on a terminal; without one, nothing is drawn."""
+        bar = rich.progress.Progress(
+            rich.progress.TextColumn("{task.description}"),
+            rich.progress.BarColumn(),
+            rich.progress.MofNCompleteColumn(),
+            rich.progress.TimeElapsedColumn(),
+            rich.progress.TextColumn("left"),
+            rich.progress.TimeRemainingColumn(),
+            console=self.err,
+            disable=not self.err.is_terminal,
+        )
+        with bar:
+            task: rich.progress.TaskID | None = None
+
+            def update(done: int, total: int, what: str) -> None:
+                nonlocal task
+                if task is None:
+                    task = bar.add_task(title, total=total)
+                bar.update(task, completed=done, total=total, description=f"{title}: {what}")
+
+            yield update
+
+    def mixture(self, proposed: Mixture) -> None:
+        """The proposed shares beside the natural ones."""
+        default, natural = proposed.proposal(), proposed.proposal("natural")
+        if not default.applies:
+            self.result(f"mixture ({default.proposer}): not applicable ({default.reason})")
+        if self.out.is_terminal and default.applies:
+            self._mixture_table(proposed)
+        else:
+            for language, weight in default.weights.items():
+                self.result(
+                    f"mixture: {language} {weight.token_share:.3f} "
+                    f"[{weight.low:.3f}, {weight.high:.3f}] "
+                    f"natural {natural.weights[language].token_share:.3f} ({weight.reason})"
+                )
+
+    def _mixture_table(self, proposed: Mixture) -> None:
+        default, natural = proposed.proposal(), proposed.proposal("natural")
+        table = Table(title=f"Proposed mixture ({default.proposer}), shares of training tokens")
+        for name in ("language", "proposed", "interval", "natural", "epochs", "why"):
+            table.add_column(name, justify="left" if name in ("language", "why") else "right")
+        for language, weight in default.weights.items():
+            table.add_row(
+                language,
+                f"{weight.token_share:.1%}",
+                f"{weight.low:.1%} - {weight.high:.1%}",
+                f"{natural.weights[language].token_share:.1%}",
+                f"{weight.epochs:.1f}",
+                weight.reason,
+            )
+        self.out.print(table)

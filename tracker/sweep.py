@@ -1,0 +1,506 @@
+"""The loop over the checkpoints of a series: one pass each, one record each, resumable."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from checkpoints.errors import CheckpointError, UserError
+from checkpoints.local import check_weights
+from checkpoints.series import Checkpoint, Series
+from tracker import store
+from tracker.documents import Document, text_digest
+from tracker.model import ANATOMY, LanguageModel, load_model, unsupported
+from tracker.positions import index_concepts
+from tracker.probes import Context, Probe
+from tracker.store import Variable
+from tracker.text import ProbeText, TextSettings, build_text
+from tracker.trace import Need, run
+
+Progress = Callable[[int, int, str], None]
+"""Called with (done, total, what is being done)."""
+
+
+@dataclass(frozen=True)
+class ModelSettings:
+    """How checkpoints are loaded and run."""
+
+    dtype: str = "float32"
+    device: str = "auto"
+    batch_tokens: int = 4096
+    trust_remote_code: bool = False
+
+    def __post_init__(self) -> None:
+        """Refuse unknown types."""
+        if self.dtype not in ("float32", "bfloat16"):
+            raise UserError(f"model.dtype={self.dtype}: choose float32 or bfloat16")
+        if self.batch_tokens < 1:
+            raise UserError(f"model.batch_tokens={self.batch_tokens}: choose at least 1")
+
+    def where(self) -> torch.device:
+        """The device: the first GPU if there is one, else the CPU."""
+        if self.device == "auto":
+            return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        try:
+            return torch.device(self.device)
+        except RuntimeError:
+            raise UserError(
+                f"model.device={self.device}: choose auto, cpu, cuda or cuda:N"
+            ) from None
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """Everything that decides what a record holds, apart from the checkpoint itself."""
+
+    series: Series
+    tokenizer: Any
+    tokenizer_digest: str
+    documents: Sequence[Document]
+    concept_table: Sequence[Mapping[str, Any]]
+    languages: tuple[str, ...]
+    primary: str
+    text_settings: TextSettings
+    probes: Mapping[str, Probe]
+    model_settings: ModelSettings
+    seed: int
+    config: str
+    least_positions: int = 5
+    most_positions: int = 64
+    longest: int | None = None
+    """The model's maximum length."""
+
+    def digest(self) -> str:
+        """Hash of everything that changes a record; where it runs and how wide is not part."""
+        folder = self.series.checkpoints[0].path.resolve().parent
+        content = {
+            "schema": store.SCHEMA_VERSION,
+            "series": [self.series.name, str(folder)],
+            "tokenizer": self.tokenizer_digest,
+            "documents": text_digest(self.documents),
+            "concepts": [dict(row) for row in self.concept_table],
+            "languages": self.languages,
+            "primary": self.primary,
+            "text": repr(self.text_settings),
+            "probes": {name: repr(probe) for name, probe in sorted(self.probes.items())},
+            "dtype": self.model_settings.dtype,
+            "seed": self.seed,
+            "positions": [self.least_positions, self.most_positions],
+            "longest": self.longest,
+        }
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of each checkpoint of a sweep."""
+
+    measured: tuple[int, ...] = ()
+    kept: tuple[int, ...] = ()
+    """Steps whose record was there already."""
+    skipped: Mapping[int, str] = field(default_factory=dict)
+    pending: Mapping[int, str] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+
+def tool_version() -> str:
+    """Version of the installed distribution."""
+    try:
+        return version("babel-tracker")
+    except PackageNotFoundError:
+        return "unknown"
+
+
+def track(
+    measurement: Measurement,
+    folder: Path,
+    *,
+    shard: int = 0,
+    shards: int = 1,
+    progress: Progress | None = None,
+) -> Outcome:
+    """Measure the checkpoints that have no record yet.
+
+    Checkpoint `i` belongs to shard `i mod shards`. A checkpoint that cannot be measured is noted
+    and the others go on; it is tried again in the next run.
+
+    Args:
+        measurement: What to measure.
+        folder: Where the records go.
+        shard: This process' shard.
+        shards: Number of shards.
+        progress: Told after each checkpoint.
+    """
+    sweep = _Sweep(measurement, folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    store.remove_leftovers(folder)
+    mine = measurement.series.checkpoints[shard::shards]
+    measured: list[int] = []
+    kept: list[int] = []
+    skipped: dict[int, str] = {}
+    for done, checkpoint in enumerate(mine):
+        if progress:
+            progress(done, len(mine), f"step {checkpoint.step}")
+        try:
+            (measured if sweep.visit(checkpoint) else kept).append(checkpoint.step)
+        except CheckpointError as error:
+            skipped[checkpoint.step] = str(error)
+            store.note_skip(folder, checkpoint.step, str(error))
+    if progress:
+        progress(len(mine), len(mine), "done")
+    return Outcome(
+        tuple(measured), tuple(kept), skipped, dict(measurement.series.pending), sweep.notes
+    )
+
+
+class _Sweep:
+    """State shared by the checkpoints of one process: the text is tokenised once, when needed."""
+
+    def __init__(self, measurement: Measurement, folder: Path) -> None:
+        self.measurement, self.folder = measurement, folder
+        self.reference = _common_shape(measurement.series)
+        self._context: Context | None = None
+        self._text_digest = text_digest(measurement.documents)
+        self._tested = False
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        return self._context.text.notes if self._context else ()
+
+    @property
+    def context(self) -> Context:
+        if self._context is None:
+            self._context = make_context(self.measurement)
+        return self._context
+
+    def visit(self, checkpoint: Checkpoint) -> bool:
+        """Measure a checkpoint unless its record stands; whether it was measured."""
+        path = self.folder / store.record_name(checkpoint.step)
+        files = check_weights(checkpoint.path)
+        if path.exists() and _same_weights(path, files):
+            return False
+        _check_shape(checkpoint, self.reference)
+        _check_tokenizer(checkpoint, self.measurement)
+        settings = self.measurement.model_settings
+        model = LanguageModel.of(
+            load_model(
+                checkpoint.path,
+                getattr(torch, settings.dtype),
+                settings.where(),
+                settings.trust_remote_code,
+            )
+        )
+        if model.unembedding.shape[0] < self.context.text.vocabulary:
+            raise CheckpointError(
+                f"the vocabulary has {model.unembedding.shape[0]} entries, "
+                f"the tokenizer {self.context.text.vocabulary}"
+            )
+        groups = self.measure(model)
+        self._add_tokens_seen(groups, checkpoint)
+        self._write(path, checkpoint, model, groups, files)
+        store.clear_skip(self.folder, checkpoint.step)
+        return True
+
+    def measure(self, model: LanguageModel) -> dict[str, dict[str, Variable]]:
+        """One pass over the text for all probes; variables by group."""
+        probes = usable_probes(self.measurement.probes, self.context)
+        needs = Need.NOTHING
+        for probe in probes.values():
+            needs |= probe.needs
+        running = [(probe, probe.start(self.context, model)) for probe in probes.values()]
+        for batch in self.context.text.batches(self.measurement.model_settings.batch_tokens):
+            moved = batch.to(model.device)
+            if not self._tested:
+                model.self_test(moved.ids[:1])
+                self._tested = True
+            trace = run(model, moved, Need.LOSS if batch.graded_only else needs)
+            for _, accumulator in running:
+                accumulator.update(trace)
+        groups: dict[str, dict[str, Variable]] = {}
+        for probe, accumulator in running:
+            found = store.variables(accumulator.result())
+            group = groups.setdefault(probe.group, {})
+            assert not set(found) & set(group), (probe, set(found) & set(group))
+            group.update(found)
+        return groups
+
+    def _add_tokens_seen(
+        self, groups: dict[str, dict[str, Variable]], checkpoint: Checkpoint
+    ) -> None:
+        known = checkpoint.tokens_by_language
+        # A sidecar that counts by language and does not name one has seen nothing of it.
+        counted = bool(known) or checkpoint.tokens == 0
+        seen = [known.get(c, 0) if counted else -1 for c in self.context.text.languages]
+        groups.setdefault("performance", {})["tokens_seen"] = Variable(
+            ("language",), np.array(seen, np.int64), "tokens", "-1 where unknown"
+        )
+
+    def _write(
+        self,
+        path: Path,
+        checkpoint: Checkpoint,
+        model: LanguageModel,
+        groups: Mapping[str, Mapping[str, Variable]],
+        files: Sequence[Path],
+    ) -> None:
+        m, text = self.measurement, self.context.text
+        store.write_record(
+            path,
+            groups,
+            {
+                "language": np.array(text.languages, dtype=object),
+                "decoded_language": np.array(text.languages, dtype=object),
+                "layer": np.arange(1, model.layers + 1),
+                "hidden_layer": np.arange(model.layers + 1),
+                "unit": np.arange(model.units),
+                "document": np.array([d.id for d in text.documents], dtype=object),
+                "fold": np.arange(text.folds),
+            },
+            {
+                "tool_version": tool_version(),
+                "series": m.series.name,
+                "step": checkpoint.step,
+                "tokens": -1 if checkpoint.tokens is None else checkpoint.tokens,
+                "revision": checkpoint.revision,
+                "weights_sha256": _digest_files(files),
+                "weights_stat": _stat(files),
+                "config_sha256": m.digest(),
+                "text_sha256": self._text_digest,
+                "tokenizer_sha256": m.tokenizer_digest,
+                "dtype": m.model_settings.dtype,
+                "device": str(model.device.type),
+                "seed": m.seed,
+                "primary": m.primary,
+                "architecture": model.model.config.model_type,
+                "parameters": sum(p.numel() for p in model.model.parameters()),
+            },
+            m.config,
+        )
+
+
+def usable_probes(probes: Mapping[str, Probe], context: Context) -> dict[str, Probe]:
+    """The probes that can run: those that need concepts only where a table fits the text."""
+    have = context.concepts is not None
+    return {n: p for n, p in probes.items() if have or not getattr(p, "needs_concepts", False)}
+
+
+def make_context(measurement: Measurement) -> Context:
+    """Tokenise the probe text and locate the concepts in it."""
+    m = measurement
+    text = build_text(m.documents, m.tokenizer, m.languages, m.text_settings, m.longest)
+    found = None
+    if m.concept_table:
+        found = index_concepts(
+            text,
+            m.concept_table,
+            m.tokenizer,
+            m.primary,
+            least=m.least_positions,
+            most=m.most_positions,
+            seed=m.seed,
+        )
+    notes = [*text.notes]
+    if found is None or not len(found.names):
+        found = None
+        notes.append(
+            "no concept table fits the text: the working language is read from vocabulary mass, "
+            "which cannot tell translation from a preference for a language (text.pairs adds one)"
+        )
+    else:
+        notes += _concept_notes(text, found.pairs.values())
+    return Context(replace(text, notes=tuple(notes)), m.primary, found, m.seed)
+
+
+def _concept_notes(text: ProbeText, pairs: Iterable[Any]) -> list[str]:
+    notes = []
+    for pair in pairs:
+        reasons = Counter(pair.dropped.values())
+        detail = ", ".join(f"{n} {reason}" for reason, n in sorted(reasons.items()))
+        name = text.languages[pair.language]
+        dropped = f" ({detail})" if detail else ""
+        notes.append(f"{name}: {len(pair.concepts)} concepts compared{dropped}")
+    return notes
+
+
+def _common_shape(series: Series) -> tuple[Any, ...]:
+    shapes = Counter(s for c in series.checkpoints if (s := _shape(c)) is not None)
+    if not shapes:
+        raise UserError(f"series {series.name}: no checkpoint has a readable config.json")
+    reference = shapes.most_common(1)[0][0]
+    if reference[0] not in ANATOMY:
+        raise UserError(unsupported(str(reference[0])))
+    return reference
+
+
+_SHAPE = ("model_type", "vocab_size", "hidden_size", "n_embd", "num_hidden_layers", "n_layer")
+
+
+def _shape(checkpoint: Checkpoint) -> tuple[Any, ...] | None:
+    try:
+        config = json.loads((checkpoint.path / "config.json").read_text(encoding="utf-8"))
+        return tuple(config.get(key) for key in _SHAPE)
+    except (OSError, ValueError, AttributeError):
+        return None
+
+
+def _check_shape(checkpoint: Checkpoint, reference: tuple[Any, ...]) -> None:
+    shape = _shape(checkpoint)
+    if shape is None:
+        raise CheckpointError("config.json is damaged")
+    for key, mine, common in zip(_SHAPE, shape, reference, strict=True):
+        if mine != common:
+            raise CheckpointError(f"{key} is {mine}, in the rest of the series {common}")
+
+
+def _check_tokenizer(checkpoint: Checkpoint, measurement: Measurement) -> None:
+    digest = tokenizer_digest(checkpoint.path)
+    if digest is not None and digest != measurement.tokenizer_digest:
+        raise CheckpointError("its tokenizer differs from that of the series")
+
+
+def tokenizer_digest(folder: Path) -> str | None:
+    """Hash of a folder's tokenizer, padding and truncation apart; None where it has none."""
+    file = folder / "tokenizer.json"
+    if file.exists():
+        try:
+            content = json.loads(file.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            raise CheckpointError(f"{file.name} is damaged") from None
+        for key in ("padding", "truncation"):
+            content.pop(key, None)
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+    parts = [
+        p for n in ("vocab.json", "merges.txt", "tokenizer.model") if (p := folder / n).exists()
+    ]
+    return _digest_files(parts) if parts else None
+
+
+def series_tokenizer(series: Series, folder: str | None) -> tuple[Any, str]:
+    """The series' tokenizer and its digest: `folder`'s, else the one most checkpoints have.
+
+    Raises:
+        UserError: There is none, or it cannot be loaded.
+    """
+    from transformers import AutoTokenizer
+
+    if folder is not None:
+        place, digest = Path(folder).expanduser(), None
+        if not place.is_dir():
+            raise UserError(f"series.tokenizer={folder}: no such folder")
+        digest = tokenizer_digest(place)
+    else:
+        place, digest = _common_tokenizer(series)
+    if digest is None:
+        raise UserError(
+            f"series {series.name}: no tokenizer in {place}; "
+            "set series.tokenizer to a folder with a tokenizer.json"
+        )
+    try:
+        return AutoTokenizer.from_pretrained(place, local_files_only=True), digest
+    except Exception as error:  # a damaged tokenizer shows as any of several types
+        first = (str(error).splitlines() or [""])[0]
+        raise UserError(f"{place}: the tokenizer cannot be loaded ({first[:200]})") from error
+
+
+def _common_tokenizer(series: Series) -> tuple[Path, str | None]:
+    found: Counter[str] = Counter()
+    place: dict[str, Path] = {}
+    for checkpoint in series.checkpoints:
+        try:
+            digest = tokenizer_digest(checkpoint.path)
+        except CheckpointError:
+            continue
+        if digest is not None:
+            found[digest] += 1
+            place.setdefault(digest, checkpoint.path)
+    if not found:
+        return series.checkpoints[0].path, None
+    digest = found.most_common(1)[0][0]
+    return place[digest], digest
+
+
+def _stat(files: Sequence[Path]) -> str:
+    return json.dumps([[f.name, f.stat().st_size, f.stat().st_mtime_ns] for f in files])
+
+
+def _digest_files(files: Sequence[Path]) -> str:
+    digest = hashlib.sha256()
+    for file in files:
+        with file.open("rb") as stream:
+            digest.update(hashlib.file_digest(stream, "sha256").digest())
+    return digest.hexdigest()
+
+
+def _same_weights(record: Path, files: Sequence[Path]) -> bool:
+    """Whether the record is of these weights; they are read only where size or date differ."""
+    attributes = store.read_attributes(record)
+    if attributes.get("weights_stat") == _stat(files):
+        return True
+    return bool(attributes.get("weights_sha256") == _digest_files(files))
+
+
+def auto_primary(measurement: Measurement, progress: Progress | None = None) -> tuple[str, str]:
+    """The dominant language and why: by token share if known, else by bits per byte.
+
+    `measurement.primary` is a placeholder here. Bits per byte are taken at the first formed
+    checkpoint, the first at which some language's loss is below its unigram entropy; at the last
+    one if there is none.
+    """
+    last = measurement.series.checkpoints[-1]
+    seen = {c: last.tokens_by_language.get(c, 0) for c in measurement.languages}
+    if any(seen.values()):
+        primary = max(seen, key=lambda c: seen[c])
+        return primary, f"{seen[primary] / sum(seen.values()):.0%} of the tokens at the last step"
+    from tracker.probes.performance import Performance
+
+    probe = replace(measurement, probes={"performance": Performance()}, concept_table=())
+    sweep = _Sweep(probe, Path())
+    settings = measurement.model_settings
+    readable: list[tuple[int, _Levels]] = []
+    for checkpoint in measurement.series.checkpoints:
+        if progress:
+            progress(len(readable), len(measurement.series.checkpoints), "finding the primary")
+        try:
+            check_weights(checkpoint.path)
+            _check_shape(checkpoint, sweep.reference)
+            loaded = load_model(checkpoint.path, getattr(torch, settings.dtype), settings.where())
+        except CheckpointError:
+            continue
+        readable.append((checkpoint.step, _levels(sweep.measure(LanguageModel.of(loaded)))))
+        if readable[-1][1].formed:
+            break
+    if not readable:
+        raise UserError("primary=auto: no checkpoint can be read; name the primary language")
+    step, levels = readable[-1]
+    best = int(np.argmin(levels.bits_per_byte))
+    formed = "the first formed one" if levels.formed else "the last one, none is formed"
+    return measurement.languages[best], (
+        f"lowest bits per byte ({levels.bits_per_byte[best]:.2f}) at step {step}, {formed}"
+    )
+
+
+@dataclass(frozen=True)
+class _Levels:
+    bits_per_byte: np.ndarray
+    formed: bool
+
+
+def _levels(groups: Mapping[str, Mapping[str, Variable]]) -> _Levels:
+    found = {name: variable.data for name, variable in groups["performance"].items()}
+    label = found["document_language"]
+    names = list(dict.fromkeys(label))
+    nll, tokens, size = (
+        np.array([found[n][label == c].sum() for c in names], dtype=float)
+        for n in ("nll", "token_count", "byte_count")
+    )
+    formed = bool((nll / tokens < found["unigram_entropy"]).any())
+    return _Levels(nll / np.log(2) / size, formed)

@@ -1,0 +1,105 @@
+"""One forward, and one backward if a probe asks, over a batch of probe text."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from tracker.model import LanguageModel, capture
+from tracker.text import Batch
+
+
+class Need(enum.Flag):
+    """What a probe reads of a trace."""
+
+    NOTHING = 0
+    LOSS = enum.auto()
+    RESIDUAL = enum.auto()
+    ACTIVATION = enum.auto()
+    GRADIENT = enum.auto()
+    """Gradient of the loss, summed over scored tokens, at each MLP unit."""
+
+
+@dataclass(frozen=True)
+class Trace:
+    """What one batch did in the model. Tensors are empty lists where no probe needs them."""
+
+    model: LanguageModel
+    batch: Batch
+    nll: Tensor
+    """[rows, tokens] float32 negative log-likelihood of the next token (nats); 0 if unscored."""
+    correct: Tensor
+    """[rows, tokens] bool, the next token is the most likely one."""
+    residual: Sequence[Tensor]
+    """[n+1] of [rows, tokens, d]: the residual stream, embeddings first, not normalised."""
+    activation: Sequence[Tensor]
+    """[n] of [rows, tokens, U]: output of the non-linearity."""
+    unit: Sequence[Tensor]
+    """[n] of [rows, tokens, U]: input of the MLP's output projection."""
+    gradient: Sequence[Tensor]
+    """[n] of [rows, tokens, U]: d(summed NLL)/d(unit)."""
+
+
+def run(model: LanguageModel, batch: Batch, needs: Need) -> Trace:
+    """One forward for all probes; one backward, down to the first MLP unit, if one asks for it."""
+    backward = Need.GRADIENT in needs
+    seen: dict[str, list[Tensor]] = {}
+    with torch.set_grad_enabled(backward), capture(model, seen, start_gradient=backward):
+        final = model.trunk(batch.ids, batch.attention)
+    nll, correct, slope = head(model, final.detach(), batch, backward)
+    gradient: Sequence[Tensor] = ()
+    if slope is not None:
+        gradient = torch.autograd.grad(final, seen["unit"], slope)
+    return Trace(
+        model=model,
+        batch=batch,
+        nll=nll,
+        correct=correct,
+        residual=_kept(seen["residual"], Need.RESIDUAL in needs),
+        activation=_kept(seen["activation"], Need.ACTIVATION in needs),
+        unit=_kept(seen["unit"], bool(needs & (Need.ACTIVATION | Need.GRADIENT))),
+        gradient=gradient,
+    )
+
+
+def _kept(tensors: Sequence[Tensor], wanted: bool) -> Sequence[Tensor]:
+    return [t.detach() for t in tensors] if wanted else []
+
+
+def head(
+    model: LanguageModel, final: Tensor, batch: Batch, slope: bool, chunk: int = 1024
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Loss, correctness and, if asked, the gradient of the summed loss at `final`.
+
+    The vocabulary's logits exist for `chunk` scored positions at a time only. The gradient of
+    `sum(logsumexp(z) - z[target])` at `final` is `(softmax(z) - onehot(target)) · W_U`.
+    """
+    weight, bias = model.unembedding, model.unembedding_bias
+    flat = final[batch.scored]
+    target = batch.target[batch.scored]
+    losses, hits, slopes = [], [], []
+    for start in range(0, len(flat), chunk):
+        piece = slice(start, start + chunk)
+        logits = torch.nn.functional.linear(flat[piece], weight, bias).float()
+        normaliser = logits.logsumexp(-1)
+        losses.append(normaliser - logits.gather(-1, target[piece, None])[:, 0])
+        hits.append(logits.argmax(-1) == target[piece])
+        if slope:
+            error = (logits - normaliser[:, None]).exp_()
+            error.scatter_add_(-1, target[piece, None], error.new_full((len(error), 1), -1.0))
+            slopes.append(error.to(weight.dtype) @ weight)
+    nll = torch.zeros(batch.scored.shape, device=final.device)
+    correct = torch.zeros_like(batch.scored)
+    if losses:
+        nll[batch.scored] = torch.cat(losses)
+        correct[batch.scored] = torch.cat(hits)
+    if not slope:
+        return nll, correct, None
+    gradient = torch.zeros_like(final)
+    if slopes:
+        gradient[batch.scored] = torch.cat(slopes).to(final.dtype)
+    return nll, correct, gradient
