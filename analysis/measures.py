@@ -239,7 +239,10 @@ def _count(name: str) -> Callable[[Record, Weights], Measured | None]:
         mask = record.get(f"neurons/{name}")
         if mask is None:
             return None
-        return Measured(mask.sum((1, 2)).astype(np.float64), np.zeros((0, len(mask))))
+        counts = mask.sum((1, 2)).astype(np.float64)
+        if name in AGAINST_PRIMARY:
+            counts[weights.primary] = np.nan
+        return Measured(counts, np.zeros((0, len(mask))))
 
     return read
 
@@ -309,6 +312,9 @@ MEASURES: Mapping[str, Measure] = {
     "importance_overlap_chance": Measure("share", _importance_chance),
 }
 """Every measure of the shipped probes, in the order of `curves.csv`."""
+
+AGAINST_PRIMARY = ("transferring", "bilingual", "own")
+"""Sets that compare a language with the primary one: the primary itself has none."""
 
 SETS = {
     "transferring": "transferring",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +16,7 @@ from analysis import exporters, mixture
 from analysis.figures import FIGURES, Tables, save
 from analysis.mixture import Budget, Evidence, Mixture, Trajectory
 from analysis.report import ReportContext, write_report
-from analysis.run import Run
+from analysis.run import Run, load_run
 from checkpoints.errors import UserError
 from tracker import store
 
@@ -102,45 +104,91 @@ def propose(
     return mixture.propose(evidence(run), table, Budget(float(tokens)), default=proposer), ""
 
 
-def publish(
-    run: Run,
-    *,
-    corpus: Path | None = None,
-    budget: float | None = None,
-    proposer: str = "epoch_cap",
-    notes: Sequence[str] = (),
-    progress: Progress | None = None,
-) -> Published:
+@dataclass(frozen=True)
+class Request:
+    """What is asked of an analysis, beside the records."""
+
+    replicates: int = 1000
+    seed: int = 0
+    corpus: Path | None = None
+    """The corpus table, where a mixture is wanted."""
+    budget: float | None = None
+    """Tokens of the next run; None: as many as this one has seen."""
+    proposer: str = "epoch_cap"
+    """Whose mixture is the one proposed."""
+    notes: tuple[str, ...] = ()
+    """What the tracker said about the text, for the report."""
+
+
+def publish(folder: Path, request: Request, progress: Progress | None = None) -> Published:
     """Write curves.csv, stages.csv, figures/, mixture.json, mixture/, report.html and index.h5.
 
+    Where all of that stands already, made of the same records by the same code on the same
+    request, nothing is computed: `analysis.json`, written last, tells.
+
     Args:
-        run: The run's records.
-        corpus: The corpus table, where a mixture is wanted.
-        budget: Tokens of the next run; None: as many as this one has seen.
-        proposer: Whose mixture is the one proposed.
-        notes: What the tracker said about the text, for the report.
+        folder: The run's folder.
+        request: What is asked.
         progress: Told after each part.
     """
+    inputs = _inputs(folder, request)
+    stamp = folder / STAMP
+    if stamp.exists():
+        written = json.loads(stamp.read_text(encoding="utf-8"))
+        if written["inputs"] == inputs:
+            return _published(folder, written)
+    stamp.unlink(missing_ok=True)
+    run = load_run(folder, request.replicates, request.seed)
+    proposed, why_not = _publish(run, request, progress)
+    written = {"inputs": inputs, "sentences": run.sentences(), "no_mixture": why_not}
+    store.write_text(stamp, json.dumps(written, indent=1, ensure_ascii=False) + "\n")
+    return Published(tuple(run.sentences()), proposed, why_not, folder / REPORT)
+
+
+STAMP, REPORT, MIXTURE = "analysis.json", "report.html", "mixture.json"
+
+
+def _published(folder: Path, written: Mapping[str, Any]) -> Published:
+    proposed = folder / MIXTURE
+    found = mixture.from_json(proposed.read_text(encoding="utf-8")) if proposed.exists() else None
+    return Published(tuple(written["sentences"]), found, written["no_mixture"], folder / REPORT)
+
+
+def _inputs(folder: Path, request: Request) -> str:
+    """Hash of the records (by size and date), the request, the corpus table and this code."""
+    records = sorted((folder / "records").glob("step-*"))
+    content = [
+        repr(request),
+        *(f"{r.name} {r.stat().st_size} {r.stat().st_mtime_ns}" for r in records),
+    ]
+    digest = hashlib.sha256("\n".join(content).encode())
+    sources = sorted(Path(__file__).parent.rglob("*.py"))
+    for file in (folder / "run.json", request.corpus, *sources):
+        if file is not None and file.is_file():
+            digest.update(file.read_bytes())
+    return digest.hexdigest()
+
+
+def _publish(run: Run, request: Request, progress: Progress | None) -> tuple[Mixture | None, str]:
     total = len(run.fitted_measures) * (len(run.languages) - 1) + len(FIGURES) + 2
     count = _Counter(progress, total)
     for _ in run.each_fit():
         count.step("fitting curves")
-    proposed, why_not = propose(run, corpus, budget, proposer)
+    proposed, why_not = propose(run, request.corpus, request.budget, request.proposer)
     found = tables(run, proposed)
     count.step("tables")
     _write_tables(run, found)
-    if proposed is not None:
-        _write_mixture(run.folder, proposed)
+    _write_mixture(run.folder, proposed)
     drawn = {}
     for name, draw in FIGURES.items():
         count.step(f"figure {name}")
         if name != "mixture" or proposed is not None:
             drawn[name] = draw(found)
             save(drawn[name], run.folder / "figures", name)
-    report = run.folder / "report.html"
-    write_report(report, found, _context(run, proposed, why_not, notes), figures=drawn)
+    context = _context(run, proposed, why_not, request.notes)
+    write_report(run.folder / REPORT, found, context, figures=drawn)
     count.step("done")
-    return Published(tuple(run.sentences()), proposed, why_not, report)
+    return proposed, why_not
 
 
 class _Counter:
@@ -165,8 +213,13 @@ def _write_tables(run: Run, found: Tables) -> None:
     )
 
 
-def _write_mixture(folder: Path, proposed: Mixture) -> None:
-    store.write_text(folder / "mixture.json", mixture.to_json(proposed))
+def _write_mixture(folder: Path, proposed: Mixture | None) -> None:
+    """Write the proposal and its exports; those of an earlier analysis do not outlive it."""
+    for stale in (folder / MIXTURE, *(folder / "mixture").glob("*")):
+        stale.unlink(missing_ok=True)
+    if proposed is None:
+        return
+    store.write_text(folder / MIXTURE, mixture.to_json(proposed))
     if proposed.proposal().applies:
         files, refused = exporters.export_all(proposed)
         for name, text in files.items():

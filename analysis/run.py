@@ -20,7 +20,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from analysis.curves import Curve, Fit, fit
-from analysis.measures import SETS, Measure, Measured, Weights, measures_of
+from analysis.measures import AGAINST_PRIMARY, SETS, Measure, Measured, Weights, measures_of
 from analysis.stages import Stages, fit_rows, stages
 from analysis.stages import rows as stage_rows
 from checkpoints.errors import UserError
@@ -258,6 +258,7 @@ class Run:
             for name, variable in SETS.items()
             if all(r.get(f"neurons/{variable}") is not None for r in self.records)
             for c, language in enumerate(self.languages)
+            if language != self.primary or name not in AGAINST_PRIMARY
             for row in self._set_rows(name, variable, c, language)
         ]
         return pd.DataFrame(parts, columns=list(SET_COLUMNS))

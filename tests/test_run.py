@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import shutil
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -123,7 +125,7 @@ def test_axis_prefers_tokens_of_the_language_then_tokens_then_steps(
     assert run.axis("yy")[0].tolist() == [0, 200, 400, 800, 1600]
     copy = Path(shutil.copytree(series_folder, tmp_path / "series"))
     for sidecar in copy.glob("*/tracker.json"):
-        sidecar.write_text('{"tokens": %d}' % (int(sidecar.parent.name[5:]) * 7))
+        sidecar.write_text(json.dumps({"tokens": int(sidecar.parent.name[5:]) * 7}))
     track(measurement(copy), tmp_path / "tokens" / "records")
     assert load_run(tmp_path / "tokens", 20).axis("yy")[1] == "tokens seen"
     for sidecar in copy.glob("*/tracker.json"):
@@ -149,8 +151,8 @@ def test_sets_count_births_and_deaths(run: Run) -> None:
             ]
             masks = [r[f"neurons/{variable}"][2, layer - 1] for r in run.records]
             assert mine["count"].tolist() == [m.sum() for m in masks]
-            births = [(b & ~a).sum() for a, b in zip(masks, masks[1:], strict=False)]
-            deaths = [(a & ~b).sum() for a, b in zip(masks, masks[1:], strict=False)]
+            births = [(b & ~a).sum() for a, b in pairwise(masks)]
+            deaths = [(a & ~b).sum() for a, b in pairwise(masks)]
             assert mine["births"].iloc[1:].tolist() == births
             assert mine["deaths"].iloc[1:].tolist() == deaths
             assert np.isnan(mine["births"].iloc[0])

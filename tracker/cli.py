@@ -66,8 +66,9 @@ def run(config: DictConfig, console: Console) -> int:
     require_proposer(settings.mixture.proposer)
     task = "track" if settings.shards > 1 and settings.task == "all" else settings.task
     if task in ("analyze", "remix") and settings.run_dir is not None:
-        folder, notes, corpus = Path(settings.run_dir), _notes(Path(settings.run_dir)), None
-        _publish(settings, folder, corpus, notes, console)
+        folder, corpus = Path(settings.run_dir), settings.mixture.corpus
+        given = None if corpus is None else Path(corpus)
+        _publish(settings, folder, given, _notes(folder), console)
         return DONE
     return _track_and_publish(config, settings, task, console)
 
@@ -182,25 +183,22 @@ def _publish(
     notes: Sequence[str],
     console: Console,
 ) -> None:
-    from analysis.publish import publish
-    from analysis.run import load_run
+    from analysis.publish import Request, publish
 
-    loaded = load_run(folder, settings.analysis.replicates, settings.analysis.seed)
-    if settings.mixture.corpus is not None:
-        corpus = Path(settings.mixture.corpus)
+    request = Request(
+        replicates=settings.analysis.replicates,
+        seed=settings.analysis.seed,
+        corpus=corpus,
+        budget=settings.mixture.budget,
+        proposer=settings.mixture.proposer,
+        notes=tuple(notes),
+    )
     with console.progress("analysing") as progress:
-        published = publish(
-            loaded,
-            corpus=corpus,
-            budget=settings.mixture.budget,
-            proposer=settings.mixture.proposer,
-            notes=notes,
-            progress=progress,
-        )
-    _show(loaded.primary, published, console)
+        published = publish(folder, request, progress)
+    _show(published, console)
 
 
-def _show(primary: str, published: Published, console: Console) -> None:
+def _show(published: Published, console: Console) -> None:
     for sentence in published.sentences:
         console.result(sentence)
     if published.mixture is None:

@@ -68,7 +68,6 @@ class AnalysisSettings:
     """`analysis`."""
 
     replicates: int = 1000
-    tests: int = 200
     seed: int = 0
 
 
