@@ -12,7 +12,7 @@ without a split is a result with a reason. The noise model is in `analysis.noise
 """
 
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -24,6 +24,7 @@ from scipy.special import expit
 from analysis.noise import (
     RHO_GRID,
     Array,
+    Best,
     Family,
     Mean,
     Observed,
@@ -38,14 +39,19 @@ from analysis.noise import (
 START = 0.75
 """A split starts on the primary's side: at least this share, where chance is 1/2"""
 NEAR_CHANCE = 0.1
+"""A start this close to chance is a start at chance"""
 ALPHA = 0.05
+"""Level of the bootstrap test"""
 MIN_POINTS = 5
+"""Formed and defined checkpoints below which nothing is fitted"""
 MOVING = {True: ("logistic",), False: ("logistic", "hump")}
 """Models that are announced, by `Curve.is_primary_share`"""
 MATERIAL = 0.25
 """A hump's smaller leg, as a fraction of its larger one, from which it counts as one"""
 LEVELS = {"constant": 1, "line": 2, "drift": 2, "logistic": 2, "hump": 3}
+"""Linear parameters of each model"""
 SHAPES = {"constant": 0, "line": 0, "drift": 0, "logistic": 2, "hump": 2}
+"""Non-linear parameters of each model"""
 
 
 class Outcome(StrEnum):
@@ -66,6 +72,7 @@ class Reason(StrEnum):
     TOO_FEW_FOR_LOGISTIC = "too few formed checkpoints for a logistic"
     AT_CHANCE = "starts at chance"
     NEVER_DOMINATES = "primary never dominates"
+    THROUGHOUT = "primary dominates throughout"
     CONSTANT = "constant preferred"
     LINE = "line preferred"
     SPAN = "not enough span"
@@ -319,19 +326,20 @@ class _Data:
             return np.array([[first, last], [np.median(gap) / 20, (last - first) / 2]])
         return np.array([[first + gap[0] / 2, last - gap[-1] / 2], [first + gap[0], last]])
 
-    def coarse(self, model: str) -> Family:
-        """The whole range of shapes."""
+    def shapes(self, model: str, density: int = 1) -> Family:
+        """A grid over the whole range of shapes, `density` times as fine in each parameter."""
         if SHAPES[model] == 0:
             return self.family(model, np.empty((1, 0)))
         (low, high), (low2, high2) = self.limits(model)
         if model == "logistic":
-            pairs = crossed(np.linspace(low, high, 20), np.geomspace(low2, high2, 10))
-            return self.family(model, np.stack(pairs, axis=1))
-        shapes = np.stack(crossed(np.linspace(low, high, 10), np.linspace(low2, high2, 10)), axis=1)
-        return self.family(model, shapes[shapes[:, 1] - shapes[:, 0] > (high - low) / 20])
+            axes = np.linspace(low, high, 20 * density), np.geomspace(low2, high2, 10 * density)
+            return self.family(model, np.stack(crossed(*axes), axis=1))
+        axes = np.linspace(low, high, 10 * density), np.linspace(low2, high2, 10 * density)
+        pairs = np.stack(crossed(*axes), axis=1)
+        return self.family(model, pairs[pairs[:, 1] - pairs[:, 0] > (high - low) / (20 * density)])
 
     def zoomed(self, found: "_Candidate", tau: float, rho: float) -> Family:
-        """Shapes within 6 standard errors of the fitted one, and the coarse grid for strays."""
+        """Shapes within 6 standard errors of the fitted one, and the whole grid for strays."""
         noise = noise_grid(self.observed.covariance, np.array([tau]), np.array([rho]))
         white = noise.whiten[0] @ found.mean.design
         p = LEVELS[found.model]
@@ -345,7 +353,7 @@ class _Data:
         near = np.stack(crossed(*axes), axis=1)
         if found.model == "hump":
             near = near[near[:, 1] > near[:, 0]]
-        return self.family(found.model, np.concatenate([near, self.coarse(found.model).shapes]))
+        return self.family(found.model, np.concatenate([near, self.shapes(found.model).shapes]))
 
 
 @dataclass(frozen=True, eq=False)
@@ -363,33 +371,50 @@ class _Candidate:
 
 def _fit_model(data: _Data, family: Family) -> _Candidate:
     """Maximum likelihood over shape, levels, tau and rho: best grid point, then scipy."""
-    y, covariance, noise = data.observed.y, data.observed.covariance, data.observed.grid
-    start = best(y[None], family, noise)
-    shape, cell = family.shapes[start.shape[0]], start.cell[0]
-    limits = data.limits(family.name).tolist() if len(shape) else []
-    scale = float(y.std())
-    bounds = [*limits, [np.log(1e-3 * scale), np.log(3 * scale)], [0.0, RHO_GRID[-1]]]
+    y, covariance = data.observed.y, data.observed.covariance
 
-    def fitted(theta: Array) -> tuple[float, Array]:
-        one = data.family(family.name, theta[None, :-2])
-        found = best(y[None], one, noise_grid(covariance, np.exp(theta[-2:-1]), theta[-1:]))
-        return float(found.log_likelihood[0]), found.levels[0]
+    def fitted(theta: Array, among: Family | None = None) -> Best:
+        """The best levels (and shape, of a family) at log tau, rho and shape."""
+        here = data.family(family.name, theta[None, 2:]) if among is None else among
+        return best(y[None], here, noise_grid(covariance, np.exp(theta[:1]), theta[1:2]))
 
     def loss(theta: Array) -> float:
-        return min(-fitted(theta)[0], 1e10)
+        return min(-float(fitted(theta).log_likelihood[0]), 1e10)
 
-    theta = np.array([*shape, np.log(noise.tau[cell]), noise.rho[cell]])
-    polished = minimize(
-        loss, theta, method="Nelder-Mead", bounds=Bounds(*np.transpose(bounds)),
-        options={"xatol": 1e-4, "fatol": 1e-5, "maxiter": 2000, "maxfev": 2000},
-    ).x  # fmt: skip
-    theta = polished if loss(polished) < loss(theta) else theta
-    log_likelihood, levels = fitted(theta)
-    parameters = np.concatenate([levels, theta[:-2]])
+    scale = float(y.std())
+    shapes = data.limits(family.name).tolist() if family.shapes.size else []
+    bounds = [[np.log(1e-3 * scale), np.log(3 * scale)], [0.0, RHO_GRID[-1]], *shapes]
+    start = best(y[None], family, data.observed.starts)
+    cell = start.cell[0]
+    noise = [np.log(data.observed.starts.tau[cell]), data.observed.starts.rho[cell]]
+    theta = np.array([*noise, *family.shapes[start.shape[0]]])
+    # Kinks and bounds trap the simplex: while a shape of a finer grid is better at the noise
+    # found, start again from that one.
+    finer = data.shapes(family.name, 4)
+    for _ in range(5):
+        theta = _polished(loss, theta, bounds)
+        other = fitted(theta, finer)
+        if other.log_likelihood[0] <= -loss(theta) + 1e-3:
+            break
+        theta = np.array([*theta[:2], *finer.shapes[other.shape[0]]])
+    found = fitted(theta)
+    log_likelihood = float(found.log_likelihood[0])
+    parameters = np.concatenate([found.levels[0], theta[2:]])
     mean = Mean(*_curve_and_design(data, family.name, parameters))
-    score = float(aicc(np.array(log_likelihood), family.k, len(y)))
+    score = float(aicc(found.log_likelihood, family.k, len(y))[0])
     aic = 2 * family.k - 2 * log_likelihood
     return _Candidate(family.name, parameters, log_likelihood, aic, score, mean)
+
+
+def _polished(loss: Callable[[Array], float], theta: Array, bounds: list[list[float]]) -> Array:
+    """The simplex' answer (Nelder and Mead 1965), or the start where it finds nothing better."""
+    limits = Bounds(*np.transpose(bounds))
+    theta = np.clip(theta, limits.lb, limits.ub)
+    found = minimize(
+        loss, theta, method="Nelder-Mead", bounds=limits,
+        options={"xatol": 1e-4, "fatol": 1e-5, "maxiter": 2000, "maxfev": 2000},
+    )  # fmt: skip
+    return np.asarray(found.x if found.fun < loss(theta) else theta)
 
 
 def _curve_and_design(data: _Data, model: str, parameters: Array) -> tuple[Array, Array]:
@@ -442,9 +467,9 @@ def fit(curve: Curve, *, replicates: int = 1000, seed: int = 0) -> Fit:
     """Fit all models, test, and say what was found (module docstring).
 
     A share of the primary (chance 1/2) splits if the logistic ranks first, beats the best
-    no-split model in the bootstrap test, falls, and starts at .75 or more, both as a level and at
-    the first point, with at least two points on each side of the midpoint and half of the fall
-    inside the data. Other measures may also rise, start anywhere, or be a hump (`transition`).
+    no-split model in the bootstrap test, and falls from .75 or more, both as a level and at the
+    first point, to less, with at least two points on each side of the midpoint and half of the
+    fall inside the data. Other measures may also rise, start anywhere, or be a hump (`transition`).
     `replicates` sets the size of the test and of the resampling behind the intervals.
     """
     early = _too_little(curve)
@@ -471,7 +496,7 @@ def _too_little(curve: Curve) -> Reason | None:
 
 def _fit(curve: Curve, data: _Data, replicates: int, rng: np.random.Generator) -> Fit:
     n = len(data.u)
-    families = {m: data.coarse(m) for m in LEVELS if n > LEVELS[m] + SHAPES[m] + 3}
+    families = {m: data.shapes(m) for m in LEVELS if n > LEVELS[m] + SHAPES[m] + 3}
     fitted = {m: _fit_model(data, f) for m, f in families.items()}
     scores = {m: c.aicc for m, c in fitted.items()}
     moving = [m for m in MOVING[curve.is_primary_share] if m in fitted]
@@ -481,6 +506,8 @@ def _fit(curve: Curve, data: _Data, replicates: int, rng: np.random.Generator) -
         return _unannounced(curve, level or Reason.TOO_FEW_FOR_LOGISTIC, scores)
     mover = fitted[min(moving, key=scores.__getitem__)]
     reason, p = _reason(curve, data, still, mover), np.nan
+    if reason is None and curve.is_primary_share and _rises_first(fitted.get("hump"), mover):
+        reason = Reason.HUMP
     if reason is None:
         sides = [f for m, f in families.items() if m not in moving], [families[m] for m in moving]
         p = p_value(data.observed, still.mean, sides, replicates, rng)
@@ -536,8 +563,8 @@ def _shape_reason(curve: Curve, data: _Data, mover: _Candidate) -> Reason | None
     if curve.is_primary_share:
         if end >= start:
             return Reason.RISES
-        if _starts_lower(data.observed.y, mover.mean.curve):
-            return Reason.HUMP
+        if end >= START:
+            return Reason.THROUGHOUT
         if mover.mean.curve[0] < START:
             return Reason.NEVER_DOMINATES
     sides = min((data.u < u_mid).sum(), (data.u > u_mid).sum())
@@ -545,16 +572,15 @@ def _shape_reason(curve: Curve, data: _Data, mover: _Candidate) -> Reason | None
     return None if sides >= 2 and seen >= 0.5 else Reason.SPAN
 
 
-def _starts_lower(y: Array, curve: Array) -> bool:
-    """The first point is below the mark by more than the scatter of the others explains.
+def _rises_first(hump: _Candidate | None, mover: _Candidate) -> bool:
+    """A hump that starts below the mark is likelier than the logistic, though it ranks lower.
 
-    A logistic can pass over a low start as noise. The scatter is the median absolute residual
-    (as a normal standard deviation, corrected for 4 fitted parameters), which that point cannot
-    inflate; 3 of them is rare by chance.
+    A logistic passes over a low start as noise, and among a dozen points AICc lets it: the
+    hump's one parameter more costs 4 nats. A start on the primary's side must not rest on that.
     """
-    residual, n = y - curve, len(y)
-    scatter = 1.4826 * np.median(np.abs(residual)) * np.sqrt(n / (n - 4))
-    return bool(y[0] < START and residual[0] < -3 * scatter)
+    if hump is None or hump.log_likelihood <= mover.log_likelihood:
+        return False
+    return bool(hump.parameters[0] < START and hump.parameters[1] > hump.parameters[0])
 
 
 # --- result ---------------------------------------------------------------------------------

@@ -79,7 +79,16 @@ class Observed:
     @cached_property
     def grid(self) -> "NoiseGrid":
         """Every (tau, rho) worth trying: from far below the scatter of the values to above it."""
-        return noise_grid(self.covariance, *crossed(taus(float(self.y.std()), 3e-3, 1.5), RHO_GRID))
+        return noise_grid(self.covariance, *crossed(self._taus, RHO_GRID))
+
+    @cached_property
+    def starts(self) -> "NoiseGrid":
+        """Half of the grid, to start a search from."""
+        return noise_grid(self.covariance, *crossed(self._taus[::2], RHO_GRID))
+
+    @property
+    def _taus(self) -> Array:
+        return taus(float(self.y.std()), 5e-3, 1.5)
 
 
 @dataclass(frozen=True, eq=False)

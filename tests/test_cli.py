@@ -225,7 +225,7 @@ def test_killed_at_any_moment_it_continues_to_the_same_records(
         "from tracker.cli import main; main()"
     )
     seen_leftover = 0
-    for round_ in range(30):
+    for round_ in range(8):
         process = subprocess.Popen(
             [sys.executable, "-c", slow, *arguments, "run_dir=killed"], cwd=tmp_path,
             env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,

@@ -287,6 +287,7 @@ def hump(u: Array) -> Array:
         (Reason.TROUGH, lambda u: np.interp(u, [0, 1.3, 2.6], [0.95, 0.1, 0.9])),
         (Reason.AT_CHANCE, lambda u: 0.15 + 0.35 / (1 + np.exp((u - 1.3) / 0.2))),
         (Reason.NEVER_DOMINATES, lambda u: 0.05 + 0.25 / (1 + np.exp((u - 1.3) / 0.2))),
+        (Reason.THROUGHOUT, lambda u: 0.8 + 0.15 / (1 + np.exp((u - 1.3) / 0.1))),
         (Reason.RISES, lambda u: 0.9 - 0.6 / (1 + np.exp((u - 1.3) / 0.2))),
         (Reason.SPAN, lambda u: 0.95 - 0.85 / (1 + np.exp((2.55 - u) / 0.05))),
     ],

@@ -11,6 +11,7 @@ from matplotlib.ticker import MaxNLocator
 from analysis import style
 from analysis.figures import canvas
 from analysis.figures.axes import columns
+from analysis.figures.neuron_sets import TITLES
 from analysis.figures.tables import common_unit, distinct, numbers, rows, x_units
 
 COUNTS = LinearSegmentedColormap.from_list(
@@ -45,7 +46,7 @@ def neuron_layers(sets: pd.DataFrame, curves: pd.DataFrame | None = None) -> Fig
         seen[language] = [style.si(x) for x in numbers(first, "x" if units else "step")]
         columns(axes, seen[language])
         if index < len(names):
-            axes.set_title(style.short(name), fontweight="bold")
+            axes.set_title(style.short(TITLES.get(name, name)), fontweight="bold")
     for axes, language in zip(canvas.leftmost(panels), languages, strict=True):
         axes.set_ylabel(f"{style.short(language, 14)}\nMLP layer")
     for axes in set(panels) - set(canvas.leftmost(panels)):

@@ -22,6 +22,9 @@ LOOKS = {
 }
 """The look of the sets that are known by name; others take the looks that are left."""
 
+TITLES = {"lape": "LAPE (published)", "lape_absolute": "LAPE (absolute)"}
+"""Sets whose name is not their title."""
+
 HATCHES = {"transferring": "/////", "bilingual": "", "own": "....."}
 """Sets that exclude each other, so that their births and deaths may be stacked."""
 
@@ -154,7 +157,7 @@ def _legend(
         look, hatch = look_of(name, names), HATCHES.get(name, "")
         line = Line2D([], [], color=look.color, linestyle=look.dash, marker=look.marker)
         handles.append((line, Patch(facecolor=look.color, hatch=hatch, edgecolor="white")))
-    labels = [f"{style.short(name)}: count, births and deaths" for name in names]
+    labels = [f"{style.short(TITLES.get(name, name))}: count, births and deaths" for name in names]
     if curves is not None and not rows(curves, measure="transferring_chance").empty:
         handles.append(Line2D([], [], color=style.GREY, linestyle=style.DOTTED, linewidth=1))
         labels.append("transferring: count expected by chance")
