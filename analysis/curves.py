@@ -6,9 +6,9 @@ in x: a steady change per token looks like a late fall on a logarithmic axis), l
     S(u) = S_end + (S_start - S_end) / (1 + exp((u - u_mid) / w)),
 
 and a hump (linear to a peak, linear to a plateau, flat), so that a curve that rises and falls is
-recognised as one. AICc ranks them; a split is announced only if a parametric bootstrap of the best
-no-split model, refitted in full, is beaten as clearly in less than 5% of its series. An outcome
-without a split is a result with a reason. The noise model is in `analysis.noise`.
+recognised as one. AICc ranks them; a split is announced only if, besides, fewer than 5% of series
+simulated from the best no-split model favour the logistic as clearly. An outcome without a split
+is a result with a reason. The noise model is in `analysis.noise`.
 """
 
 import zlib
@@ -170,8 +170,11 @@ class Fit:
     """What is known about one curve; parameters are NaN where nothing is announced."""
 
     curve: Curve
+    """what was fitted"""
     outcome: Outcome
+    """split, transition, or none"""
     reason: Reason
+    """why there is none; empty for a logistic"""
     model: str
     """the model of `parameters`: `logistic`, or `hump` for a transition that rises and falls"""
     aicc: Mapping[str, float]
@@ -195,6 +198,7 @@ class Fit:
     x_width: Interval
     """from 10% to 90% of the fall, in x"""
     r_squared: float
+    """1 - residual / total sum of squares at the fitted points"""
     tau: float
     """standard deviation of checkpoint noise, in the curve's unit"""
     rho: float
@@ -369,49 +373,58 @@ class _Candidate:
     mean: Mean
 
 
-def _fit_model(data: _Data, family: Family) -> _Candidate:
-    """Maximum likelihood over shape, levels, tau and rho: best grid point, then scipy."""
-    y, covariance = data.observed.y, data.observed.covariance
+def _at(data: _Data, theta: Array, family: Family) -> Best:
+    """The best member of a family at the noise `theta` = log tau, rho, ..."""
+    noise = noise_grid(data.observed.covariance, np.exp(theta[:1]), theta[1:2])
+    return best(data.observed.y[None], family, noise)
 
-    def fitted(theta: Array, among: Family | None = None) -> Best:
-        """The best levels (and shape, of a family) at log tau, rho and shape."""
-        here = data.family(family.name, theta[None, 2:]) if among is None else among
-        return best(y[None], here, noise_grid(covariance, np.exp(theta[:1]), theta[1:2]))
+
+def _fit_model(data: _Data, model: str) -> _Candidate:
+    """Maximum likelihood over shape, levels, tau and rho."""
+    theta = _search(data, model)
+    family = data.family(model, theta[None, 2:])
+    found = _at(data, theta, family)
+    log_likelihood = float(found.log_likelihood[0])
+    parameters = np.concatenate([found.levels[0], theta[2:]])
+    mean = Mean(*_curve_and_design(data, model, parameters))
+    score = float(aicc(found.log_likelihood, family.k, len(data.u))[0])
+    return _Candidate(
+        model, parameters, log_likelihood, 2 * family.k - 2 * log_likelihood, score, mean
+    )
+
+
+def _search(data: _Data, model: str) -> Array:
+    """log tau, rho and shape of the maximum: best grid point, then scipy."""
 
     def loss(theta: Array) -> float:
-        return min(-float(fitted(theta).log_likelihood[0]), 1e10)
+        found = _at(data, theta, data.family(model, theta[None, 2:]))
+        # A hump that is none has likelihood 0; the simplex needs a number.
+        return min(-float(found.log_likelihood[0]), 1e10)
 
-    scale = float(y.std())
-    shapes = data.limits(family.name).tolist() if family.shapes.size else []
+    scale = float(data.observed.y.std())
+    shapes = data.limits(model).tolist() if SHAPES[model] else []
     bounds = [[np.log(1e-3 * scale), np.log(3 * scale)], [0.0, RHO_GRID[-1]], *shapes]
-    start = best(y[None], family, data.observed.starts)
-    cell = start.cell[0]
-    noise = [np.log(data.observed.starts.tau[cell]), data.observed.starts.rho[cell]]
-    theta = np.array([*noise, *family.shapes[start.shape[0]]])
+    grid, starts, finer = data.shapes(model, 2), data.observed.starts, data.shapes(model, 4)
+    first = best(data.observed.y[None], grid, starts)
+    cell = first.cell[0]
+    theta = np.array([np.log(starts.tau[cell]), starts.rho[cell], *grid.shapes[first.shape[0]]])
     # Kinks and bounds trap the simplex: while a shape of a finer grid is better at the noise
     # found, start again from that one.
-    finer = data.shapes(family.name, 4)
     for _ in range(5):
         theta = _polished(loss, theta, bounds)
-        other = fitted(theta, finer)
+        other = _at(data, theta, finer)
         if other.log_likelihood[0] <= -loss(theta) + 1e-3:
             break
         theta = np.array([*theta[:2], *finer.shapes[other.shape[0]]])
-    found = fitted(theta)
-    log_likelihood = float(found.log_likelihood[0])
-    parameters = np.concatenate([found.levels[0], theta[2:]])
-    mean = Mean(*_curve_and_design(data, family.name, parameters))
-    score = float(aicc(found.log_likelihood, family.k, len(y))[0])
-    aic = 2 * family.k - 2 * log_likelihood
-    return _Candidate(family.name, parameters, log_likelihood, aic, score, mean)
+    return theta
 
 
 def _polished(loss: Callable[[Array], float], theta: Array, bounds: list[list[float]]) -> Array:
     """The simplex' answer (Nelder and Mead 1965), or the start where it finds nothing better."""
-    limits = Bounds(*np.transpose(bounds))
-    theta = np.clip(theta, limits.lb, limits.ub)
+    low, high = np.transpose(bounds)
+    theta = np.clip(theta, low, high)
     found = minimize(
-        loss, theta, method="Nelder-Mead", bounds=limits,
+        loss, theta, method="Nelder-Mead", bounds=Bounds(low, high),
         options={"xatol": 1e-4, "fatol": 1e-5, "maxiter": 2000, "maxfev": 2000},
     )  # fmt: skip
     return np.asarray(found.x if found.fun < loss(theta) else theta)
@@ -497,7 +510,7 @@ def _too_little(curve: Curve) -> Reason | None:
 def _fit(curve: Curve, data: _Data, replicates: int, rng: np.random.Generator) -> Fit:
     n = len(data.u)
     families = {m: data.shapes(m) for m in LEVELS if n > LEVELS[m] + SHAPES[m] + 3}
-    fitted = {m: _fit_model(data, f) for m, f in families.items()}
+    fitted = {m: _fit_model(data, m) for m in families}
     scores = {m: c.aicc for m, c in fitted.items()}
     moving = [m for m in MOVING[curve.is_primary_share] if m in fitted]
     still = fitted[min(scores.keys() - set(moving), key=scores.__getitem__)]

@@ -69,7 +69,8 @@ class Weights:
             plain[c] = flat[mine].sum(0)
             drawn[:, c] = self.document[:, mine] @ flat[mine].astype(np.float32)
         shape = values.shape[1:]
-        return plain.reshape(-1, *shape), drawn.reshape(len(drawn), -1, *shape)
+        languages = len(self.languages)
+        return plain.reshape(languages, *shape), drawn.reshape(len(drawn), languages, *shape)
 
 
 @dataclass(frozen=True)
@@ -191,6 +192,8 @@ def _specificity(record: Record, weights: Weights) -> Measured | None:
     p, c, drawn_p, drawn_c = concept_means(record, weights)
     concepts = record["working_language/kept"].sum(1).astype(np.float64)
     chance = _ratio(np.ones(len(concepts)), concepts)
+    if not p.shape[-1]:
+        return None
     return Measured((p + c).mean(-1), (drawn_p + drawn_c).mean(-1), chance=chance)
 
 
@@ -202,11 +205,15 @@ def _vocabulary_mass(name: str) -> Callable[[Record, Weights], Measured | None]:
         if sums is None:
             return None
         middle = middle_layers(sums.shape[1])
+        if not len(middle):
+            return None
         own = np.arange(len(weights.languages))
+        distinctive = record["working_language/distinctive_tokens"] > 0
         found = []
         for total in weights.total(sums[:, middle].mean(1)):
             primary, mine = total[..., weights.primary], total[..., own, own]
             share = _ratio(primary, primary + mine)
+            share[..., ~(distinctive & distinctive[weights.primary])] = np.nan
             share[..., weights.primary] = np.nan
             found.append(share)
         return Measured(found[0], found[1])
@@ -268,6 +275,16 @@ def _importance_overlap(record: Record, weights: Weights) -> Measured | None:
     return Measured(overlap, np.zeros((0, len(mask))))
 
 
+def _importance_ceiling(record: Record, weights: Weights) -> Measured | None:
+    """`sqrt(rel_c · rel_p)`: what the overlap of two equal sets would be, as noisy as these."""
+    reliability = record.get("neurons/importance_reliability")
+    if reliability is None:
+        return None
+    ceiling = np.sqrt(reliability * reliability[weights.primary]).astype(np.float64)
+    ceiling[weights.primary] = np.nan
+    return Measured(ceiling, np.zeros((0, len(ceiling))))
+
+
 def _importance_chance(record: Record, weights: Weights) -> Measured | None:
     """Expected overlap of random sets with the same number of units per layer."""
     mask = record.get("neurons/important")
@@ -310,6 +327,7 @@ MEASURES: Mapping[str, Measure] = {
     "lape_absolute": Measure("units", _count("specific_absolute")),
     "importance_overlap": Measure("share", _importance_overlap),
     "importance_overlap_chance": Measure("share", _importance_chance),
+    "importance_overlap_ceiling": Measure("share", _importance_ceiling),
 }
 """Every measure of the shipped probes, in the order of `curves.csv`."""
 

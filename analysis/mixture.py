@@ -237,7 +237,7 @@ def _rows(file: Path) -> list[tuple[int, dict[str, Any]]]:
     if file.suffix.lower() == ".csv":
         reader = csv.DictReader(io.StringIO(text), skipinitialspace=True)
         return [(reader.line_num, dict(row)) for row in reader]
-    lines = enumerate(text.splitlines(), start=1)
+    lines = enumerate(text.split("\n"), start=1)
     return [(line, _object(raw, f"{file}, line {line}")) for line, raw in lines if raw.strip()]
 
 

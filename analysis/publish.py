@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -65,16 +66,28 @@ def evidence(run: Run) -> Evidence:
 
     seen = run.tokens_seen[:, -1]
     known = bool(np.isfinite(seen).all())
-    headline = run.fitted_measures[:1]
     return Evidence(
         primary=run.primary,
         languages=run.languages,
         loss=trajectories("loss"),
         accuracy=trajectories("accuracy"),
-        primary_share=trajectories(headline[0]) if headline else {},
+        primary_share=_primary_shares(run),
         starts_on_primary_only=_starts_on_primary(run),
         tokens_seen=dict(zip(run.languages, map(float, seen), strict=True)) if known else None,
     )
+
+
+def _primary_shares(run: Run) -> dict[str, Trajectory]:
+    """The first fitted measure of every language but the primary."""
+    found = {}
+    for i, language in enumerate(run.languages):
+        measures = [] if language == run.primary else run.fitted_measures(language)
+        if measures:
+            k = run.curve(measures[0], language)
+            found[language] = Trajectory(
+                language, k.step, run.tokens_seen[i], k.value, k.replicates
+            )
+    return found
 
 
 def _starts_on_primary(run: Run) -> bool:
@@ -83,25 +96,6 @@ def _starts_on_primary(run: Run) -> bool:
     seen = run.tokens_seen
     others = np.delete(seen, p, axis=0)
     return bool(((seen[p] > 0) & (others == 0).all(0)).any())
-
-
-def propose(
-    run: Run,
-    corpus: Path | None,
-    budget: float | None,
-    proposer: str,
-) -> tuple[Mixture | None, str]:
-    """The mixture of every proposer, or why there is none."""
-    if corpus is None:
-        return None, (
-            "no corpus table: mixture.corpus=FILE (language, tokens, mean_tokens_per_example, "
-            "path) tells what there is to train on"
-        )
-    table = mixture.read_corpus(corpus, run.languages)
-    tokens = budget if budget is not None else run.tokens[-1]
-    if not np.isfinite(tokens):
-        return None, "the tokens seen are unknown: mixture.budget=TOKENS tells the next run's size"
-    return mixture.propose(evidence(run), table, Budget(float(tokens)), default=proposer), ""
 
 
 @dataclass(frozen=True)
@@ -116,8 +110,33 @@ class Request:
     """Tokens of the next run; None: as many as this one has seen."""
     proposer: str = "epoch_cap"
     """Whose mixture is the one proposed."""
+    temperature: float = 0.3
+    """Exponent of the proposer of that name."""
     notes: tuple[str, ...] = ()
     """What the tracker said about the text, for the report."""
+
+
+def propose(
+    run: Run,
+    request: Request,
+) -> tuple[Mixture | None, str]:
+    """The mixture of every proposer, or why there is none."""
+    if request.corpus is None:
+        return None, (
+            "no corpus table: mixture.corpus=FILE (language, tokens, mean_tokens_per_example, "
+            "path) tells what there is to train on"
+        )
+    table = mixture.read_corpus(request.corpus, run.languages)
+    tokens = request.budget if request.budget is not None else run.tokens[-1]
+    if not np.isfinite(tokens):
+        return None, "the tokens seen are unknown: mixture.budget=TOKENS tells the next run's size"
+    proposers = mixture.PROPOSERS | {
+        "temperature": partial(mixture.temperature, exponent=request.temperature)
+    }
+    found = mixture.propose(
+        evidence(run), table, Budget(float(tokens)), proposers, default=request.proposer
+    )
+    return found, ""
 
 
 def publish(folder: Path, request: Request, progress: Progress | None = None) -> Published:
@@ -135,12 +154,18 @@ def publish(folder: Path, request: Request, progress: Progress | None = None) ->
     stamp = folder / STAMP
     if stamp.exists():
         written = json.loads(stamp.read_text(encoding="utf-8"))
-        if written["inputs"] == inputs:
+        whole = all((folder / name).exists() for name in written["outputs"])
+        if written["inputs"] == inputs and whole:
             return _published(folder, written)
     stamp.unlink(missing_ok=True)
     run = load_run(folder, request.replicates, request.seed)
     proposed, why_not = _publish(run, request, progress)
-    written = {"inputs": inputs, "sentences": run.sentences(), "no_mixture": why_not}
+    written = {
+        "inputs": inputs,
+        "sentences": run.sentences(),
+        "no_mixture": why_not,
+        "outputs": _outputs(folder, proposed),
+    }
     store.write_text(stamp, json.dumps(written, indent=1, ensure_ascii=False) + "\n")
     return Published(tuple(run.sentences()), proposed, why_not, folder / REPORT)
 
@@ -152,6 +177,13 @@ def _published(folder: Path, written: Mapping[str, Any]) -> Published:
     proposed = folder / MIXTURE
     found = mixture.from_json(proposed.read_text(encoding="utf-8")) if proposed.exists() else None
     return Published(tuple(written["sentences"]), found, written["no_mixture"], folder / REPORT)
+
+
+def _outputs(folder: Path, proposed: Mixture | None) -> list[str]:
+    names = ["curves.csv", "stages.csv", "index.h5", REPORT]
+    names += [] if proposed is None else [MIXTURE]
+    parts = [p for part in ("figures", "mixture") for p in sorted((folder / part).glob("*"))]
+    return names + [str(p.relative_to(folder)) for p in parts]
 
 
 def _inputs(folder: Path, request: Request) -> str:
@@ -170,11 +202,11 @@ def _inputs(folder: Path, request: Request) -> str:
 
 
 def _publish(run: Run, request: Request, progress: Progress | None) -> tuple[Mixture | None, str]:
-    total = len(run.fitted_measures) * (len(run.languages) - 1) + len(FIGURES) + 2
+    total = 2 * (len(run.languages) - 1) + len(FIGURES) + 2
     count = _Counter(progress, total)
     for _ in run.each_fit():
         count.step("fitting curves")
-    proposed, why_not = propose(run, request.corpus, request.budget, request.proposer)
+    proposed, why_not = propose(run, request)
     found = tables(run, proposed)
     count.step("tables")
     _write_tables(run, found)

@@ -188,11 +188,17 @@ class Run:
                     parts.append(_curve_rows(self.curve(measure, language), self.tokens, reasons))
         return pd.concat(parts, ignore_index=True)[list(CURVE_COLUMNS)]
 
-    @property
-    def fitted_measures(self) -> list[str]:
-        """The measures that curves are fitted to: the headline ones, else vocabulary mass."""
+    def fitted_measures(self, language: str) -> list[str]:
+        """The measures that curves of a language are fitted to.
+
+        The headline ones; where the language has no working-language share at any checkpoint (no
+        concept table fits), vocabulary mass takes its place.
+        """
         fitted = [m for m in self._measured if self._measures[m].fitted]
-        return fitted or [m for m in ("vocabulary_mass",) if m in self._measured]
+        head = [m for m in fitted if np.isfinite(self.curve(m, language).value).any()]
+        if "working_language_share" not in head and "vocabulary_mass" in self._measured:
+            head.insert(0, "vocabulary_mass")
+        return head
 
     @cached_property
     def _fits(self) -> dict[tuple[str, str], tuple[Fit, Stages]]:
@@ -200,11 +206,11 @@ class Run:
 
     def each_fit(self) -> Iterator[tuple[str, str]]:
         """Fit curve after curve; (measure, language) of each as it is done."""
-        for measure in self.fitted_measures:
-            for language in self.languages:
+        for language in self.languages:
+            if language == self.primary:
+                continue
+            for measure in self.fitted_measures(language):
                 key = measure, language
-                if language == self.primary:
-                    continue
                 if key not in self._fits:
                     curve = self.curve(measure, language)
                     result = fit(curve, replicates=self.replicates, seed=self.seed)
@@ -227,9 +233,12 @@ class Run:
         return pd.DataFrame(rows, columns=list(FIT_COLUMNS))
 
     def sentences(self) -> list[str]:
-        """One line per language on the first fitted measure, e.g. `php: split at 1.9e5 tokens`."""
-        first = self.fitted_measures[:1]
-        return [s.sentence() for (measure, _), (_, s) in self.fits.items() if measure in first]
+        """One line per language on its first fitted measure, e.g. `php: split at 1.9e5 tokens`."""
+        return [
+            s.sentence()
+            for (measure, language), (_, s) in self.fits.items()
+            if measure == self.fitted_measures(language)[0]
+        ]
 
     def layers(self) -> pd.DataFrame:
         """Working language by layer and checkpoint."""

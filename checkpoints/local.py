@@ -51,12 +51,11 @@ def local_series(
     found: list[Checkpoint] = []
     pending: dict[int, str] = {}
     for child, match in _matches(folder, regex):
-        checkpoint = _read(child, match, tokens_per_step)
         lacking = what_is_lacking(child)
         if lacking:
-            pending[checkpoint.step] = f"{child.name}: {lacking}"
+            pending[int(match["step"])] = f"{child.name}: {lacking}"
         else:
-            found.append(checkpoint)
+            found.append(_read(child, match, tokens_per_step))
     if not found:
         raise UserError(_nothing_found(folder, pattern, pending))
     found.sort(key=lambda c: (c.step, c.path.name))
@@ -65,6 +64,8 @@ def local_series(
         series = series.take(steps)
     if select is not None:
         series = series.select(*select)
+    if not series.checkpoints:
+        raise UserError(_nothing_found(folder, pattern, pending))
     return series
 
 
@@ -100,36 +101,59 @@ def _nothing_found(folder: Path, pattern: str | None, pending: dict[int, str]) -
 
 def _read(child: Path, match: re.Match[str], tokens_per_step: int | None) -> Checkpoint:
     sidecar = _sidecar(child / SIDECAR)
-    step = int(sidecar["step"] if "step" in sidecar else match["step"])
+    step = int(match["step"] if sidecar.get("step") is None else sidecar["step"])
     tokens = sidecar.get("tokens")
     if tokens is None and "tokens" in match.re.groupindex and match["tokens"]:
-        tokens = int(match["tokens"])
+        tokens = token_count(match["tokens"])
     if tokens is None and tokens_per_step is not None:
         tokens = step * tokens_per_step
-    by_language = {str(k): int(v) for k, v in sidecar.get("tokens_by_language", {}).items()}
+    by_language = {str(k): int(v) for k, v in (sidecar.get("tokens_by_language") or {}).items()}
     return Checkpoint(step, child, child.name, None if tokens is None else int(tokens), by_language)
+
+
+_SUFFIXES = {"": 1, "k": 10**3, "m": 10**6, "b": 10**9, "g": 10**9, "t": 10**12}
+
+
+def token_count(text: str) -> int:
+    """A number of tokens as names of checkpoints give it: `1000`, `512k`, `1.5B`.
+
+    Raises:
+        UserError: It is not one.
+    """
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)([kmbgt]?)", text.strip(), re.IGNORECASE)
+    if match is None:
+        raise UserError(f"series.pattern: its group tokens matched {text!r}, which is no number")
+    return round(float(match[1]) * _SUFFIXES[match[2].lower()])
 
 
 def _sidecar(path: Path) -> dict[str, Any]:
     if not path.exists():
         return {}
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: not readable as JSON ({error})") from None
-    if not isinstance(content, dict):
-        raise UserError(f"{path}: expected an object with step, tokens, tokens_by_language")
-    return content
+    content = json.loads(path.read_text(encoding="utf-8"))
+    numbers = [content.get("step"), content.get("tokens")] if isinstance(content, dict) else [""]
+    by_language = content.get("tokens_by_language") if isinstance(content, dict) else None
+    if isinstance(by_language, dict):
+        numbers += list(by_language.values())
+    elif by_language is not None:
+        numbers.append("")
+    if not all(n is None or (isinstance(n, int | float) and n == int(n)) for n in numbers):
+        raise UserError(
+            f"{path}: expected an object with the numbers step and tokens and an object "
+            "tokens_by_language of numbers"
+        )
+    return dict(content)
 
 
 def what_is_lacking(folder: Path) -> str:
     """What a checkpoint that is still being written lacks; empty where everything is there.
 
-    Judged by names alone: the model's config, and the weights with every shard that their index
-    lists. A file that is there but cut short is judged by `check_weights`.
+    Judged by names: the model's config, and the weights with every shard that their index lists;
+    a sidecar that is there must be whole. Weights that are cut short are for `check_weights`.
     """
     if not (folder / "config.json").exists():
         return "no config.json"
+    if (folder / SIDECAR).exists() and not _is_json(folder / SIDECAR):
+        return f"{SIDECAR} is not whole"
     if any((folder / weights).exists() for weights in _WEIGHTS):
         return ""
     for weights in _WEIGHTS:
@@ -138,6 +162,14 @@ def what_is_lacking(folder: Path) -> str:
             missing = [s for s in _shards(index) if not (folder / s).exists()]
             return f"no {missing[0]}" if missing else ""
     return "no weights (model.safetensors or pytorch_model.bin)"
+
+
+def _is_json(path: Path) -> bool:
+    try:
+        json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return True
 
 
 def _shards(index: Path) -> list[str]:

@@ -85,6 +85,11 @@ def test_a_run_from_folder_to_report(common: list[str], tracker: Tracker, tmp_pa
     again = tracker(common)
     assert again.stdout == done.stdout
     assert "0 measured, 5 kept" in again.stderr
+    with h5py.File(out / "index.h5") as index:
+        np.testing.assert_array_equal(index["curves/value"][()], stored)
+    (out / "report.html").unlink()  # what is gone is made again
+    assert tracker(common).stdout == done.stdout
+    assert (out / "report.html").exists()
     analyzed = tracker(["task=analyze", "run_dir=out", "analysis.replicates=50"])
     assert analyzed.returncode == 0, analyzed.stderr
     assert analyzed.stdout == done.stdout
@@ -109,7 +114,14 @@ def test_a_corpus_table_gives_a_mixture(
     assert shares["yy"] == pytest.approx(0.8)
     assert shares["zz"] == pytest.approx(0.2)
     assert sum(shares.values()) == pytest.approx(1)
-    assert (tmp_path / "out" / "mixture").is_dir()
+    exports = sorted((tmp_path / "out" / "mixture").iterdir())
+    assert exports
+    again = tracker(["task=analyze", "run_dir=out", "analysis.replicates=40"])
+    assert again.returncode == 0, again.stderr
+    assert sorted((tmp_path / "out" / "mixture").iterdir()) == exports
+    without = tracker([*common, "mixture.corpus=short.jsonl"])
+    assert without.returncode == 2
+    assert "no such file" in without.stderr
 
 
 WRONG = {
@@ -125,6 +137,13 @@ WRONG = {
     "empty language": (["text.path=empty.jsonl"], "every document of 'yy' is empty"),
     "not a number": (["text.window=wide"], "text.window"),
     "bad shard": (["shard=3", "shards=2"], "shard counts from 0 to shards - 1"),
+    "no device": (["model.device=cuda:77"], "model.device=cuda:77: this machine has"),
+    "bad probe setting": (["probes.lape.top_fraction=2"], "probes.lape.top_fraction=2: choose"),
+    "not a fraction": (["probes.lape.top_fraction=abc"], "probes.lape.top_fraction=abc: choose"),
+    "no performance": (["probe=[lape]"], "probe: performance is missing"),
+    "no replicates": (["analysis.replicates=0"], "analysis.replicates=0: choose at least 1"),
+    "corpus lacks a language": (["mixture.corpus=corpus.jsonl"], "zz"),
+    "nothing tracked": (["series=demo", "series.path=null", "task=analyze", "run_dir=null"], "nothing is tracked yet"),
     "unknown task": (["task=fly"], "task=fly: choose all, track, analyze, remix"),
     "unknown proposer": (["mixture.proposer=magic"], "mixture.proposer=magic: choose one of"),
     "no corpus file": (["mixture.corpus=absent"], "mixture.corpus=absent: no such file"),
@@ -144,6 +163,10 @@ def test_wrong_use_is_one_clear_line_exit_2_and_nothing_written(
     (tmp_path / "empty.jsonl").write_text(
         '{"language": "xx", "text": "dax a"}\n{"language": "yy", "text": ""}\n'
     )
+    rows = [
+        {"language": c, "tokens": 9, "mean_tokens_per_example": 3, "path": c} for c in ("xx", "yy")
+    ]
+    (tmp_path / "corpus.jsonl").write_text("\n".join(map(json.dumps, rows)))
     before = sorted(p.name for p in tmp_path.iterdir())
     done = tracker([*common, *arguments])
     assert done.returncode == 2, done.stderr
@@ -206,6 +229,31 @@ def test_help_and_cfg_work_without_a_series(tracker: Tracker, tmp_path: Path) ->
     assert done.returncode == 0
     assert "tokens_per_language" in done.stdout
     assert list(tmp_path.iterdir()) == []
+
+
+def test_steps_selection_and_bfloat16(common: list[str], tracker: Tracker, tmp_path: Path) -> None:
+    arguments = [*common, "task=track", "series.select.n=3", "model.dtype=bfloat16"]
+    assert tracker(arguments).returncode == 0
+    records = sorted(p.name for p in (tmp_path / "out" / "records").glob("*.h5"))
+    assert [int(r[5:14]) for r in records] == [0, 2, 8]
+    assert tracker([*common, "task=track", "series.steps=[1]", "run_dir=one"]).returncode == 0
+    assert len(list((tmp_path / "one" / "records").glob("*.h5"))) == 1
+
+
+def test_starter_text_and_a_data_set(
+    common: list[str], tracker: Tracker, tmp_path: Path, text_file: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    starter = ["text=starter", "text.path=null", "languages=[en,de,fr]", "primary=en"]
+    without = [a for a in common if not a.startswith("text")]
+    done = tracker([*without, *(a for a in starter if "path" not in a), "task=track"])
+    assert done.returncode == 0, done.stderr
+    assert "de: " in done.stderr
+    data = ["text=dataset", "text.path=json", f"text.data_files={text_file}", "run_dir=data"]
+    done = tracker([*without, *data, "task=track"])
+    assert done.returncode == 0, done.stderr
+    assert "no concept table fits" in done.stderr
 
 
 @pytest.mark.slow

@@ -342,7 +342,7 @@ def test_loss_and_accuracy_have_transitions() -> None:
 
 
 def test_no_split_is_rarely_called_one() -> None:
-    """60 series without a split; `benchmarks/` holds the large version."""
+    """60 seeded series without a split; 5% of them would be 3."""
     u = np.log10(steps(14) + 1)
     announced = 0
     for seed in range(20):
@@ -350,7 +350,7 @@ def test_no_split_is_rarely_called_one() -> None:
         for level, rho in ((0.9 + 0 * u, 0.5), (0.95 - 0.15 * u, 0.0), (hump(u), 0.5)):
             value = np.clip(level + ar1(rng, 14, 0.05, rho), 0, 1)
             announced += fit(make_curve(value), replicates=100).announced
-    assert announced <= 4
+    assert announced <= 3
 
 
 def test_midpoint_intervals_hold_the_truth() -> None:

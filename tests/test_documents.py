@@ -36,6 +36,13 @@ def test_jsonl_with_ids_and_graded_spans(tmp_path: Path) -> None:
     assert second == Document("7", "en", "two is 2", (Span(7, 8, "sum"),), True)
 
 
+def test_line_separators_inside_a_text_and_a_byte_order_mark_are_fine(tmp_path: Path) -> None:
+    content = '{"language": "en", "text": "a\u2028b\x85c"}\r\n{"language": "en", "text": "d"}\r\n'
+    (tmp_path / "t.jsonl").write_bytes(content.encode("utf-8-sig"))
+    found = from_jsonl(str(tmp_path / "t.jsonl")).documents
+    assert [d.text for d in found] == ["a\u2028b\x85c", "d"]
+
+
 def test_field_names_are_settings_and_a_missing_id_is_made_of_the_text(tmp_path: Path) -> None:
     path = lines(
         tmp_path / "t.jsonl", {"lang": "en", "content": "a"}, {"lang": "en", "content": "b"}
@@ -52,6 +59,7 @@ def test_field_names_are_settings_and_a_missing_id_is_made_of_the_text(tmp_path:
         ({"language": "en"}, r"field 'text' is missing"),
         ({"language": "en", "text": 3}, r"field 'text' is not text"),
         ("{", "line 1: not JSON"),
+        ('{"language": "en", "text": "\\ud800"}', "half of a surrogate pair"),
         ("[1]", "expected an object"),
         (
             {"language": "en", "text": "a", "graded": [{"start": 0}]},

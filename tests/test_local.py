@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from checkpoints.errors import CheckpointError, UserError
-from checkpoints.local import check_weights, local_series
+from checkpoints.local import check_weights, local_series, token_count
 from checkpoints.series import Checkpoint, Series
 
 
@@ -140,12 +140,37 @@ def test_user_errors_say_what_was_wrong(tmp_path: Path) -> None:
     fake(tmp_path, "checkpoint-1")
     with pytest.raises(UserError, match="step 1 appears twice"):
         local_series(tmp_path)
-    (tmp_path / "step-1" / "tracker.json").write_text("{")
-    with pytest.raises(UserError, match=r"tracker\.json: not readable as JSON"):
-        local_series(tmp_path)
-    (tmp_path / "step-1" / "tracker.json").write_text("[]")
-    with pytest.raises(UserError, match="expected an object"):
-        local_series(tmp_path)
+    (tmp_path / "checkpoint-1" / "config.json").unlink()
+    for bad in ("[]", '{"tokens": "1e9"}', '{"tokens_by_language": [1]}', '{"step": "x"}'):
+        (tmp_path / "step-1" / "tracker.json").write_text(bad)
+        with pytest.raises(UserError, match=r"tracker\.json: expected an object"):
+            local_series(tmp_path)
+    (tmp_path / "step-1" / "tracker.json").write_text('{"step": null, "tokens_by_language": null}')
+    assert local_series(tmp_path).steps == [1]
+
+
+def test_a_half_written_sidecar_leaves_only_its_checkpoint_for_the_next_run(tmp_path: Path) -> None:
+    fake(tmp_path, "step-1")
+    (fake(tmp_path, "step-2") / "tracker.json").write_text('{"step": 2, "tok')
+    series = local_series(tmp_path)
+    assert series.steps == [1]
+    assert "tracker.json is not whole" in series.pending[2]
+    with pytest.raises(UserError, match="no complete checkpoint in it yet"):
+        local_series(tmp_path, steps=[2])
+
+
+@pytest.mark.parametrize(
+    ("text", "tokens"),
+    [("1000", 1000), ("512k", 512_000), ("4B", 4 * 10**9), ("1.5T", 15 * 10**11)],
+)
+def test_token_counts_take_the_usual_suffixes(text: str, tokens: int) -> None:
+    assert token_count(text) == tokens
+
+
+def test_a_pattern_whose_tokens_are_no_number_is_refused(tmp_path: Path) -> None:
+    fake(tmp_path, "step-1-tokensmany")
+    with pytest.raises(UserError, match="group tokens matched 'many'"):
+        local_series(tmp_path, pattern=r"step-(?P<step>\d+)-tokens(?P<tokens>\w+)")
 
 
 def test_only_unfinished_checkpoints_is_an_error_that_says_so(tmp_path: Path) -> None:

@@ -180,13 +180,29 @@ def test_without_concepts_vocabulary_mass_is_fitted(series_folder: Path, tmp_pat
     m = measurement(series_folder, probes=probes, concept_table=())
     track(m, tmp_path / "records")
     loaded = load_run(tmp_path, 20)
-    assert loaded.fitted_measures == ["vocabulary_mass"]
+    assert loaded.fitted_measures("yy") == ["vocabulary_mass"]
     assert {measure for measure, _ in loaded.fits} == {"vocabulary_mass"}
     value = loaded.curve("vocabulary_mass", "yy").value
     sums = loaded.records[0]["working_language/mass_corrected_sum"]
     mine = sums[loaded.records[0]["performance/document_language"] == "yy"]
     total = mine[:, middle_layers(4)].mean(1).sum(0)
     assert value[0] == pytest.approx(total[0] / (total[0] + total[1]), rel=1e-5)
+
+
+def test_a_model_of_one_layer_has_no_middle_and_says_so(tmp_path: Path, tokenizer: Any) -> None:
+    from conftest import tiny_model
+
+    for step in (0, 1):
+        model = tiny_model("gpt_neox", len(tokenizer), seed=step)
+        model.gpt_neox.layers = model.gpt_neox.layers[:1]
+        model.config.num_hidden_layers = 1
+        model.save_pretrained(tmp_path / "series" / f"step-{step}")
+        tokenizer.save_pretrained(tmp_path / "series" / f"step-{step}")
+    track(measurement(tmp_path / "series", probes=PROBES), tmp_path / "records")
+    loaded = load_run(tmp_path, 20)
+    assert np.isnan(loaded.curve("working_language_share", "yy").value).all()
+    assert "working_language_share" not in set(loaded.curves()["measure"])
+    assert all("no split found" in s for s in loaded.sentences())
 
 
 def test_weights_are_the_same_for_the_same_seed(run: Run) -> None:

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from conftest import concept_rows, tiny_model
@@ -109,6 +110,45 @@ def test_new_weights_in_an_old_folder_are_measured_again(series: Path, tmp_path:
     assert track(m, tmp_path / "records").measured == (2,)
     weights.touch()  # another date alone is no other checkpoint
     assert track(m, tmp_path / "records").measured == ()
+
+
+def test_tokens_told_later_are_added_to_the_record_without_measuring(
+    series: Path, tmp_path: Path
+) -> None:
+    sidecars = {p: p.read_text() for p in series.glob("*/tracker.json")}
+    for sidecar in sidecars:
+        sidecar.unlink()
+    track(measurement(series), tmp_path / "records")
+    name = tmp_path / "records" / store.record_name(8)
+    before = store.read_record(name)
+    assert before.tokens is None
+    assert before["performance/tokens_seen"].tolist() == [-1, -1, -1]
+    for sidecar, content in sidecars.items():
+        sidecar.write_text(content)
+    assert track(measurement(series), tmp_path / "records").measured == ()
+    after = store.read_record(name)
+    assert after.tokens == 8000
+    assert after["performance/tokens_seen"].tolist() == [5600, 1600, 800]
+    np.testing.assert_array_equal(after["performance/nll"], before["performance/nll"])
+
+
+@pytest.mark.parametrize(
+    ("counts", "expected"),
+    [
+        ({"XX": 5, "zz": 1}, [5, 0, 1]),
+        ({"klingon": 5}, [-1, -1, -1]),
+        ({}, [-1, -1, -1]),
+    ],
+)
+def test_sidecar_names_of_languages(
+    series: Path, tmp_path: Path, counts: dict[str, int], expected: list[int]
+) -> None:
+    content = {"step": 8, "tokens": 9000, "tokens_by_language": counts}
+    (series / "step-8" / "tracker.json").write_text(json.dumps(content))
+    m = measurement(series)
+    track(replace(m, series=m.series.take([8])), tmp_path / "records")
+    record = store.read_record(tmp_path / "records" / store.record_name(8))
+    assert record["performance/tokens_seen"].tolist() == expected
 
 
 def damage(series: Path, kind: str, tokenizer: Any) -> str:

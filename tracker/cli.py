@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +21,7 @@ from tracker.console import Console
 if TYPE_CHECKING:
     from analysis.publish import Published
     from tracker.config import RunSettings
+    from tracker.probes import Context
     from tracker.sweep import Measurement, Outcome
 
 DONE, WRONG_USE, SKIPPED, INTERRUPTED = 0, 2, 3, 130
@@ -65,47 +66,82 @@ def run(config: DictConfig, console: Console) -> int:
     settings = run_settings(config)
     require_proposer(settings.mixture.proposer)
     task = "track" if settings.shards > 1 and settings.task == "all" else settings.task
-    if task in ("analyze", "remix") and settings.run_dir is not None:
-        folder, corpus = Path(settings.run_dir), settings.mixture.corpus
-        given = None if corpus is None else Path(corpus)
-        _publish(settings, folder, given, _notes(folder), console)
+    if task in ("analyze", "remix"):
+        folder = _tracked_folder(config, settings)
+        _publish(settings, folder, _corpus(config, settings, folder), _plan(folder), console)
         return DONE
     return _track_and_publish(config, settings, task, console)
+
+
+def _tracked_folder(config: DictConfig, settings: RunSettings) -> Path:
+    """The run's folder; nothing is trained or measured to find it."""
+    from tracker.config import demo_folder, demo_settings, measurement, run_folder
+
+    if settings.run_dir is not None:
+        return Path(settings.run_dir)
+    demo = demo_settings(config)
+    if demo is not None and not demo_folder(config, demo).exists():
+        raise UserError("nothing is tracked yet: run `tracker` first, or name run_dir=FOLDER")
+    found, _ = measurement(config, settings)
+    return run_folder(settings, found)
 
 
 def _track_and_publish(
     config: DictConfig, settings: RunSettings, task: str, console: Console
 ) -> int:
+    from analysis.mixture import read_corpus
     from tracker.config import measurement, run_folder
+    from tracker.sweep import make_context
 
-    if settings.mixture.corpus is not None and not Path(settings.mixture.corpus).is_file():
-        raise UserError(f"mixture.corpus={settings.mixture.corpus}: no such file")
+    given = settings.mixture.corpus
+    if given is not None and not Path(given).is_file():
+        raise UserError(f"mixture.corpus={given}: no such file")
     with console.progress("training the built-in series") as progress:
         found, why = measurement(config, settings, progress)
     folder = run_folder(settings, found)
+    corpus = _corpus(config, settings, folder)
+    if corpus is not None:
+        read_corpus(corpus, found.languages)  # refused before anything is measured
+    context = make_context(found)
+    _refuse_foreign(folder, found.digest())
     console.say(f"{found.series.name}: {len(found.series.checkpoints)} checkpoints, "
                 f"primary language {found.primary} ({why})")  # fmt: skip
-    outcome = None
-    if task in ("all", "track"):
-        outcome = _track(found, folder, settings, console)
-    if outcome is not None and not outcome.measured and not outcome.kept:
+    for note in context.text.notes:
+        console.say(note)
+    outcome = _track(found, context, folder, settings, console)
+    plan = _write_plan(folder, found, context, corpus)
+    if not outcome.measured and not outcome.kept:
         console.say("no checkpoint could be measured: nothing to analyze")
     elif task != "track":
-        _publish(settings, folder, _corpus(config, settings), _notes(folder), console)
-    return SKIPPED if outcome is not None and outcome.skipped else DONE
+        _publish(settings, folder, corpus, plan, console)
+    return SKIPPED if outcome.skipped else DONE
 
 
-def _track(found: Measurement, folder: Path, settings: RunSettings, console: Console) -> Outcome:
-    from tracker import store
+def _track(
+    found: Measurement,
+    context: Context,
+    folder: Path,
+    settings: RunSettings,
+    console: Console,
+) -> Outcome:
     from tracker.sweep import track
 
-    _refuse_foreign(folder, found.digest())
     with console.progress("tracking") as progress:
         outcome = track(
-            found, folder / "records",
+            found, folder / "records", context=context,
             shard=settings.shard, shards=settings.shards, progress=progress,
         )  # fmt: skip
-    notes = list(outcome.notes) or _notes(folder)
+    _write_index(folder, found)
+    _report_tracking(outcome, folder, console)
+    return outcome
+
+
+def _write_plan(
+    folder: Path, found: Measurement, context: Context, corpus: Path | None
+) -> dict[str, Any]:
+    """Write `run.json`: what analysis needs to know that no record tells."""
+    from tracker import store
+
     plan = {
         "series": found.series.name,
         "primary": found.primary,
@@ -113,12 +149,11 @@ def _track(found: Measurement, folder: Path, settings: RunSettings, console: Con
         "config_sha256": found.digest(),
         "steps": found.series.steps,
         "pending": {str(s): w for s, w in found.series.pending.items()},
-        "notes": notes,
+        "notes": list(context.text.notes),
+        "corpus": None if corpus is None else str(corpus.resolve()),
     }
     store.write_text(folder / "run.json", json.dumps(plan, indent=1, ensure_ascii=False) + "\n")
-    _write_index(folder, found)
-    _report_tracking(outcome, folder, console)
-    return outcome
+    return plan
 
 
 def _refuse_foreign(folder: Path, digest: str) -> None:
@@ -142,12 +177,10 @@ def _write_index(folder: Path, found: Measurement) -> None:
     reasons = store.read_skips(folder / "records")
     missing = {s: reasons.get(s, "not measured yet") for s in found.series.steps if s not in have}
     missing |= {s: f"still being written: {w}" for s, w in found.series.pending.items()}
-    store.write_index(folder / "index.h5", records, missing, {})
+    store.write_index(folder / "index.h5", records, missing)
 
 
 def _report_tracking(outcome: Outcome, folder: Path, console: Console) -> None:
-    for note in outcome.notes:
-        console.say(note)
     for step, why in outcome.pending.items():
         console.say(f"step {step}: still being written ({why}); left for the next run")
     for step, why in outcome.skipped.items():
@@ -158,29 +191,30 @@ def _report_tracking(outcome: Outcome, folder: Path, console: Console) -> None:
     )
 
 
-def _corpus(config: DictConfig, settings: RunSettings) -> Path | None:
-    """The corpus table: the given one, else the built-in series' own."""
+def _corpus(config: DictConfig, settings: RunSettings, folder: Path) -> Path | None:
+    """The corpus table: the given one, else the run's, else the built-in series' own."""
     from tracker.config import demo_folder, demo_settings
 
     if settings.mixture.corpus is not None:
         return Path(settings.mixture.corpus)
+    known = _plan(folder).get("corpus")
+    if known is not None and Path(known).is_file():
+        return Path(known)
     demo = demo_settings(config)
-    return None if demo is None else demo_folder(config, demo) / "corpus.jsonl"
+    table = None if demo is None else demo_folder(config, demo) / "corpus.jsonl"
+    return table if table is not None and settings.task not in ("analyze", "remix") else None
 
 
-def _notes(folder: Path) -> list[str]:
+def _plan(folder: Path) -> dict[str, Any]:
     path = folder / "run.json"
-    if not path.exists():
-        return []
-    plan: Mapping[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return list(plan.get("notes", ()))
+    return dict(json.loads(path.read_text(encoding="utf-8"))) if path.exists() else {}
 
 
 def _publish(
     settings: RunSettings,
     folder: Path,
     corpus: Path | None,
-    notes: Sequence[str],
+    plan: Mapping[str, Any],
     console: Console,
 ) -> None:
     from analysis.publish import Request, publish
@@ -191,7 +225,8 @@ def _publish(
         corpus=corpus,
         budget=settings.mixture.budget,
         proposer=settings.mixture.proposer,
-        notes=tuple(notes),
+        temperature=settings.mixture.temperature,
+        notes=tuple(plan.get("notes", ())),
     )
     with console.progress("analysing") as progress:
         published = publish(folder, request, progress)

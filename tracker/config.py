@@ -27,8 +27,16 @@ from tracker.documents import (
     read_concepts,
     shipped_concepts,
 )
+from tracker.model import count_parameters
 from tracker.probes import Probe
-from tracker.sweep import Measurement, ModelSettings, Progress, auto_primary, series_tokenizer
+from tracker.sweep import (
+    Measurement,
+    ModelSettings,
+    Progress,
+    auto_primary,
+    common_shape,
+    series_tokenizer,
+)
 from tracker.text import TextSettings
 
 TASKS = ("all", "track", "analyze", "remix")
@@ -38,7 +46,7 @@ TASKS = ("all", "track", "analyze", "remix")
 class Selection:
     """`series.select`."""
 
-    n: int = 24
+    n: int | None = None
     spacing: str = "log"
 
 
@@ -52,7 +60,7 @@ class LocalSettings:
     tokens_per_step: int | None = None
     tokenizer: str | None = None
     steps: list[int] | None = None
-    select: Selection | None = None
+    select: Selection = field(default_factory=Selection)
 
 
 @dataclass
@@ -133,6 +141,8 @@ def run_settings(config: DictConfig) -> RunSettings:
     settings: RunSettings = typed(RunSettings, chosen, "")
     if settings.task not in TASKS:
         raise UserError(f"task={settings.task}: choose {', '.join(TASKS)}")
+    if settings.analysis.replicates < 1:
+        raise UserError(f"analysis.replicates={settings.analysis.replicates}: choose at least 1")
     if settings.shards < 1 or not 0 <= settings.shard < settings.shards:
         raise UserError(
             f"shard={settings.shard} shards={settings.shards}: shard counts from 0 to shards - 1"
@@ -173,7 +183,7 @@ def find_series(config: DictConfig, progress: Progress | None) -> tuple[Series, 
     local: LocalSettings = typed(LocalSettings, OmegaConf.create(group), "series")
     if local.path is None:
         raise UserError("series=local needs series.path=DIR, the folder of the checkpoints")
-    select = None if local.select is None else (local.select.n, local.select.spacing)
+    select = None if local.select.n is None else (local.select.n, local.select.spacing)
     series = local_series(
         local.path,
         name=local.name,
@@ -211,9 +221,13 @@ def _concepts(source: Source, pairs: str | None) -> tuple[Mapping[str, Any], ...
 
 def find_probes(config: DictConfig) -> dict[str, Probe]:
     """The chosen probes by name."""
+    if "performance" not in config.probes:
+        raise UserError("probe: performance is missing, and everything else rests on it; add it")
     try:
         return {str(name): instantiate(probe) for name, probe in config.probes.items()}
     except HydraException as error:
+        if isinstance(error.__cause__, UserError):
+            raise error.__cause__ from None
         raise UserError(f"probe: {str(error).splitlines()[0]}") from None
 
 
@@ -231,9 +245,13 @@ def measurement(
     if primary != "auto" and primary not in languages:
         raise UserError(f"primary={primary}: not among the languages {', '.join(languages)}")
     model: ModelSettings = typed(ModelSettings, config.model, "model")
+    model.where()  # a device that is not there is refused before anything is read
     probes = find_probes(config)
     series, tokenizer_folder = find_series(config, progress)
+    common_shape(series)
     tokenizer, digest = series_tokenizer(series, tokenizer_folder)
+    if text_settings.folds > FOLDS_OF_LARGE and _is_large(series, model):
+        text_settings = replace(text_settings, folds=FOLDS_OF_LARGE)
     found = Measurement(
         series=series,
         tokenizer=tokenizer,
@@ -250,11 +268,25 @@ def measurement(
         least_positions=settings.concepts.least_positions,
         most_positions=settings.concepts.most_positions,
         longest=_longest(series),
+        own_tokenizer=tokenizer_folder is None,
     )
     if primary != "auto":
         return found, "given"
     chosen, why = auto_primary(found, progress)
     return replace(found, primary=chosen), why
+
+
+LARGE, FOLDS_OF_LARGE = 1_000_000_000, 2
+"""Above so many parameters, unit-level sums are kept in 2 folds: a record stays below 200 MB."""
+
+
+def _is_large(series: Series, model: ModelSettings) -> bool:
+    for checkpoint in series.checkpoints:
+        try:
+            return count_parameters(checkpoint.path, model.trust_remote_code) > LARGE
+        except (OSError, ValueError):
+            continue
+    return False
 
 
 def _longest(series: Series) -> int | None:

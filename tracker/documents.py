@@ -137,7 +137,7 @@ def _dataset_rows(
 
     try:
         data = load_dataset(path, name, split=split, data_files=data_files)
-    except (OSError, ValueError) as error:
+    except Exception as error:  # a malformed file shows as any of several types
         first = str(error).strip().splitlines()
         raise UserError(f"text.path={path}: {first[0] if first else error!r}") from None
     return list(data if limit is None else data.select(range(min(limit, len(data)))))
@@ -153,13 +153,19 @@ def _spread_row(
     lacking = [f for f in text_fields.values() if f not in row]
     if lacking:
         raise UserError(f"{where}: no column {lacking[0]!r}; it has {', '.join(row)}")
-    key = str(row.get(id_field or "", index))
-    return [Document(key, language, str(row[f])) for language, f in text_fields.items()]
+    key = row.get(id_field or "")
+    return [
+        Document(str(index if key is None else key), language, str(row[f]))
+        for language, f in text_fields.items()
+        if row[f] is not None
+    ]
 
 
 def _json_lines(file: Path, encoding: str) -> Iterator[tuple[dict[str, Any], str]]:
     try:
-        lines = file.read_text(encoding=encoding).splitlines()
+        # Not splitlines(): JSON strings may hold other line separators than the newline.
+        text = file.read_text(encoding="utf-8-sig" if encoding == "utf-8" else encoding)
+        lines = text.split("\n")
     except (UnicodeDecodeError, LookupError) as error:
         raise UserError(
             f"{file}: not {encoding} ({error}); set text.encoding or convert the file"
@@ -188,6 +194,10 @@ def _document(row: Mapping[str, Any], where: str, names: Mapping[str, str]) -> D
                 f"{where}: field {names[role]!r} is {'missing' if value is None else 'not text'} "
                 f"(the line has {have}; text.{role}_field names another)"
             )
+    try:
+        row[names["text"]].encode()
+    except UnicodeEncodeError:
+        raise UserError(f"{where}: the text holds half of a surrogate pair; clean it") from None
     key = row.get(names["id"])
     identity = hashlib.sha256(row[names["text"]].encode()).hexdigest()[:12] if key is None else key
     return Document(

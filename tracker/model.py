@@ -289,6 +289,17 @@ def load_model(
     return model.to(device).eval().requires_grad_(False)
 
 
+def count_parameters(folder: Path, trust_remote_code: bool = False) -> int:
+    """Parameters of the model that a checkpoint's config describes, without reading weights."""
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
+    with torch.device("meta"):
+        make: Any = AutoModelForCausalLM.from_config
+        model = make(config, trust_remote_code=trust_remote_code)
+    return sum(p.numel() for p in model.parameters())
+
+
 def _refuse_incomplete(info: Any) -> None:
     missing = sorted(info["missing_keys"])
     if missing:

@@ -239,6 +239,14 @@ def read_attributes(path: Path) -> dict[str, Any]:
         return dict(file.attrs)
 
 
+def read_tokens(path: Path) -> tuple[int, NDArray[np.int64]] | None:
+    """Tokens seen, all and by language, as a record has them."""
+    with h5py.File(path, "r") as file:
+        if "performance/tokens_seen" not in file:
+            return None
+        return int(file.attrs["tokens"]), np.asarray(file["performance/tokens_seen"][()])
+
+
 def read_record(path: Path, skip: Iterable[str] = ()) -> Record:
     """Read a record; variables named `group/name` in `skip` are left on disk."""
     skipped = set(skip)
@@ -273,6 +281,17 @@ def _read_variable(dataset: h5py.Dataset) -> Variable:
     )
 
 
+def amend(path: Path, attributes: Mapping[str, int], arrays: Mapping[str, NDArray[Any]]) -> None:
+    """Replace attributes and same-shaped arrays (`group/name`) of a record, all or nothing."""
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(path.read_bytes())
+        with h5py.File(temporary, "r+") as file:
+            for key, value in attributes.items():
+                file.attrs[key] = value
+            for name, values in arrays.items():
+                file[name][...] = values
+
+
 def note_skip(folder: Path, step: int, reason: str) -> None:
     """Keep beside the records why a step has none, until it has one."""
     write_text(_skip_path(folder, step), json.dumps({"step": step, "reason": reason}) + "\n")
@@ -293,11 +312,26 @@ def _skip_path(folder: Path, step: int) -> Path:
     return folder / f"step-{step:09d}.skipped.json"
 
 
+def _index_says(path: Path, records: Sequence[Path], missing: Mapping[int, str]) -> bool:
+    if not path.exists():
+        return False
+    with h5py.File(path, "r") as file:
+        names = file["record"].asstr()[()].tolist()
+        gaps = dict(
+            zip(
+                file["missing/step"][()].tolist(),
+                file["missing/reason"].asstr()[()].tolist(),
+                strict=True,
+            )
+        )
+    return bool(names == [r.name for r in records] and gaps == dict(missing))
+
+
 def write_index(
     path: Path,
     records: Sequence[Path],
     missing: Mapping[int, str],
-    curves: Mapping[str, NDArray[Any]],
+    curves: Mapping[str, NDArray[Any]] | None = None,
 ) -> None:
     """Write `index.h5`: the records' names and steps, what is missing and why, the small curves.
 
@@ -307,8 +341,12 @@ def write_index(
         path: `index.h5`.
         records: The record files, ascending by step.
         missing: Step -> why there is no record.
-        curves: Columns of the tidy table of curves (see `analysis`); empty before analysis.
+        curves: Columns of the tidy table of curves (see `analysis`); None before analysis: an
+            index that lists the same records and gaps already keeps the curves it has.
     """
+    if curves is None and _index_says(path, records, missing):
+        return
+    curves = curves or {}
     with atomic_path(path) as temporary, h5py.File(temporary, "w", libver="v110") as file:
         file.attrs["schema_version"] = SCHEMA_VERSION
         names = np.array([r.name for r in records], dtype=object)

@@ -13,11 +13,13 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from checkpoints.errors import CheckpointError, UserError
 from checkpoints.local import check_weights
 from checkpoints.series import Checkpoint, Series
 from tracker import store
+from tracker.concepts import canonical
 from tracker.documents import Document, text_digest
 from tracker.model import ANATOMY, LanguageModel, load_model, unsupported
 from tracker.positions import index_concepts
@@ -51,11 +53,16 @@ class ModelSettings:
         if self.device == "auto":
             return torch.device("cuda" if torch.cuda.is_available() else "cpu")
         try:
-            return torch.device(self.device)
+            device = torch.device(self.device)
         except RuntimeError:
             raise UserError(
                 f"model.device={self.device}: choose auto, cpu, cuda or cuda:N"
             ) from None
+        if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+            raise UserError(
+                f"model.device={self.device}: this machine has {torch.cuda.device_count()} GPUs"
+            )
+        return device
 
 
 @dataclass(frozen=True)
@@ -78,6 +85,8 @@ class Measurement:
     most_positions: int = 64
     longest: int | None = None
     """The model's maximum length."""
+    own_tokenizer: bool = True
+    """The checkpoints' own tokenizer is used, so one that differs is another model's."""
 
     def digest(self) -> str:
         """Hash of everything that changes a record; where it runs and how wide is not part."""
@@ -109,7 +118,6 @@ class Outcome:
     """Steps whose record was there already."""
     skipped: Mapping[int, str] = field(default_factory=dict)
     pending: Mapping[int, str] = field(default_factory=dict)
-    notes: tuple[str, ...] = ()
 
 
 def tool_version() -> str:
@@ -127,6 +135,7 @@ def track(
     shard: int = 0,
     shards: int = 1,
     progress: Progress | None = None,
+    context: Context | None = None,
 ) -> Outcome:
     """Measure the checkpoints that have no record yet.
 
@@ -139,9 +148,9 @@ def track(
         shard: This process' shard.
         shards: Number of shards.
         progress: Told after each checkpoint.
+        context: The measurement's context, where it is made already.
     """
-    sweep = _Sweep(measurement, folder)
-    folder.mkdir(parents=True, exist_ok=True)
+    sweep = _Sweep(measurement, folder, context)
     store.remove_leftovers(folder)
     mine = measurement.series.checkpoints[shard::shards]
     measured: list[int] = []
@@ -157,24 +166,20 @@ def track(
             store.note_skip(folder, checkpoint.step, str(error))
     if progress:
         progress(len(mine), len(mine), "done")
-    return Outcome(
-        tuple(measured), tuple(kept), skipped, dict(measurement.series.pending), sweep.notes
-    )
+    return Outcome(tuple(measured), tuple(kept), skipped, dict(measurement.series.pending))
 
 
 class _Sweep:
     """State shared by the checkpoints of one process: the text is tokenised once, when needed."""
 
-    def __init__(self, measurement: Measurement, folder: Path) -> None:
+    def __init__(
+        self, measurement: Measurement, folder: Path, context: Context | None = None
+    ) -> None:
         self.measurement, self.folder = measurement, folder
-        self.reference = _common_shape(measurement.series)
-        self._context: Context | None = None
+        self.reference = common_shape(measurement.series)
+        self._context = context
         self._text_digest = text_digest(measurement.documents)
         self._tested = False
-
-    @property
-    def notes(self) -> tuple[str, ...]:
-        return self._context.text.notes if self._context else ()
 
     @property
     def context(self) -> Context:
@@ -187,28 +192,28 @@ class _Sweep:
         path = self.folder / store.record_name(checkpoint.step)
         files = check_weights(checkpoint.path)
         if path.exists() and _same_weights(path, files):
+            self._amend_tokens(path, checkpoint)
             return False
-        _check_shape(checkpoint, self.reference)
         _check_tokenizer(checkpoint, self.measurement)
-        settings = self.measurement.model_settings
-        model = LanguageModel.of(
-            load_model(
-                checkpoint.path,
-                getattr(torch, settings.dtype),
-                settings.where(),
-                settings.trust_remote_code,
-            )
-        )
-        if model.unembedding.shape[0] < self.context.text.vocabulary:
-            raise CheckpointError(
-                f"the vocabulary has {model.unembedding.shape[0]} entries, "
-                f"the tokenizer {self.context.text.vocabulary}"
-            )
+        model = self.load(checkpoint)
         groups = self.measure(model)
-        self._add_tokens_seen(groups, checkpoint)
+        groups.setdefault("performance", {})["tokens_seen"] = Variable(
+            ("language",), self._tokens_seen(checkpoint), "tokens", "-1 where unknown"
+        )
         self._write(path, checkpoint, model, groups, files)
         store.clear_skip(self.folder, checkpoint.step)
         return True
+
+    def load(self, checkpoint: Checkpoint) -> LanguageModel:
+        """A checkpoint that has the series' shape and covers the tokenizer."""
+        _check_shape(checkpoint, self.reference)
+        settings = self.measurement.model_settings
+        dtype, remote = getattr(torch, settings.dtype), settings.trust_remote_code
+        model = LanguageModel.of(load_model(checkpoint.path, dtype, settings.where(), remote))
+        entries, needed = model.unembedding.shape[0], self.context.text.vocabulary
+        if entries < needed:
+            raise CheckpointError(f"the vocabulary has {entries} entries, the tokenizer {needed}")
+        return model
 
     def measure(self, model: LanguageModel) -> dict[str, dict[str, Variable]]:
         """One pass over the text for all probes; variables by group."""
@@ -233,16 +238,24 @@ class _Sweep:
             group.update(found)
         return groups
 
-    def _add_tokens_seen(
-        self, groups: dict[str, dict[str, Variable]], checkpoint: Checkpoint
-    ) -> None:
-        known = checkpoint.tokens_by_language
-        # A sidecar that counts by language and does not name one has seen nothing of it.
-        counted = bool(known) or checkpoint.tokens == 0
-        seen = [known.get(c, 0) if counted else -1 for c in self.context.text.languages]
-        groups.setdefault("performance", {})["tokens_seen"] = Variable(
-            ("language",), np.array(seen, np.int64), "tokens", "-1 where unknown"
-        )
+    def _tokens_seen(self, checkpoint: Checkpoint) -> NDArray[np.int64]:
+        """[language] tokens seen; -1 where the sidecar does not tell.
+
+        A sidecar that counts some language of the text, and does not name another, has seen
+        nothing of that one. Names such as `py` or `eng` are understood.
+        """
+        known = {canonical(c).casefold(): n for c, n in checkpoint.tokens_by_language.items()}
+        names = [canonical(c).casefold() for c in self.measurement.languages]
+        counted = any(c in known for c in names) or checkpoint.tokens == 0
+        return np.array([known.get(c, 0) if counted else -1 for c in names], np.int64)
+
+    def _amend_tokens(self, path: Path, checkpoint: Checkpoint) -> None:
+        """Tokens seen may be told after the weights were measured: the record follows."""
+        record = store.read_tokens(path)
+        tokens = -1 if checkpoint.tokens is None else checkpoint.tokens
+        seen = self._tokens_seen(checkpoint)
+        if record is not None and (record[0] != tokens or (record[1] != seen).any()):
+            store.amend(path, {"tokens": tokens}, {"performance/tokens_seen": seen})
 
     def _write(
         self,
@@ -309,7 +322,7 @@ def make_context(measurement: Measurement) -> Context:
             seed=m.seed,
         )
     notes = [*text.notes]
-    if found is None or not len(found.names):
+    if found is None or not found.names:
         found = None
         notes.append(
             "no concept table fits the text: the working language is read from vocabulary mass, "
@@ -331,7 +344,12 @@ def _concept_notes(text: ProbeText, pairs: Iterable[Any]) -> list[str]:
     return notes
 
 
-def _common_shape(series: Series) -> tuple[Any, ...]:
+def common_shape(series: Series) -> tuple[Any, ...]:
+    """The shape that most checkpoints have.
+
+    Raises:
+        UserError: No config is readable, or the architecture is not supported.
+    """
     shapes = Counter(s for c in series.checkpoints if (s := _shape(c)) is not None)
     if not shapes:
         raise UserError(f"series {series.name}: no checkpoint has a readable config.json")
@@ -362,6 +380,8 @@ def _check_shape(checkpoint: Checkpoint, reference: tuple[Any, ...]) -> None:
 
 
 def _check_tokenizer(checkpoint: Checkpoint, measurement: Measurement) -> None:
+    if not measurement.own_tokenizer:
+        return
     digest = tokenizer_digest(checkpoint.path)
     if digest is not None and digest != measurement.tokenizer_digest:
         raise CheckpointError("its tokenizer differs from that of the series")
@@ -464,19 +484,17 @@ def auto_primary(measurement: Measurement, progress: Progress | None = None) -> 
 
     probe = replace(measurement, probes={"performance": Performance()}, concept_table=())
     sweep = _Sweep(probe, Path())
-    settings = measurement.model_settings
     readable: list[tuple[int, _Levels]] = []
     for checkpoint in measurement.series.checkpoints:
         if progress:
             progress(len(readable), len(measurement.series.checkpoints), "finding the primary")
         try:
             check_weights(checkpoint.path)
-            _check_shape(checkpoint, sweep.reference)
-            loaded = load_model(checkpoint.path, getattr(torch, settings.dtype), settings.where())
+            levels = _levels(sweep.measure(sweep.load(checkpoint)))
         except CheckpointError:
             continue
-        readable.append((checkpoint.step, _levels(sweep.measure(LanguageModel.of(loaded)))))
-        if readable[-1][1].formed:
+        readable.append((checkpoint.step, levels))
+        if levels.formed:
             break
     if not readable:
         raise UserError("primary=auto: no checkpoint can be read; name the primary language")

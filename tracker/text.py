@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -54,11 +55,17 @@ class Row:
     prefix: int
     """Number of special tokens in front."""
     graded_only: bool
+    continued: bool = False
+    """A later window of its document."""
 
     @property
     def first_scored(self) -> int:
-        """Index of the first token that has a predecessor to be predicted from."""
-        return max(self.prefix, 1)
+        """Index of the first token that is predicted.
+
+        The first token of a text has a predecessor only where there is a prefix; the first token
+        of a later window is context only, since what truly came before it is not in the row.
+        """
+        return self.prefix + 1 if self.continued else max(self.prefix, 1)
 
 
 @dataclass(frozen=True)
@@ -215,12 +222,16 @@ def build_text(
         for c in languages
     }
     kept, notes = _cut(tokenised, settings)
-    fold_of: dict[str, int] = {}
+    fold_of: dict[tuple[str, int], int] = {}
     chosen: list[Document] = []
     rows: list[Row] = []
     for index, language in enumerate(languages):
+        seen: Counter[str] = Counter()
         for document, ids, offsets in kept[language]:
-            fold = fold_of.setdefault(document.id, len(fold_of) % settings.folds)
+            # The n-th document of an id goes with the n-th of that id in other languages.
+            key = document.id, seen[document.id]
+            seen[document.id] += 1
+            fold = fold_of.setdefault(key, len(fold_of) % settings.folds)
             for start in range(0, len(ids), window):
                 piece = slice(start, start + window)
                 rows.append(
@@ -234,6 +245,7 @@ def build_text(
                         ),
                         prefix=len(prefix),
                         graded_only=document.graded_only,
+                        continued=start > 0,
                     )
                 )
             chosen.append(document)

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Protocol
 
+from checkpoints.errors import UserError
 from tracker.model import LanguageModel
 from tracker.positions import ConceptIndex
 from tracker.text import ProbeText
@@ -40,6 +41,20 @@ class Context:
     def others(self) -> list[int]:
         """Indices of the languages that are not the primary one."""
         return [c for c in range(len(self.text.languages)) if c != self.primary_index]
+
+
+def require_fraction(probe: str, **settings: object) -> None:
+    """Refuse settings that are no number above 0 and at most 1."""
+    for name, value in settings.items():
+        if not isinstance(value, int | float) or not 0 < value <= 1:
+            raise UserError(f"probes.{probe}.{name}={value}: choose more than 0, at most 1")
+
+
+def require_number(probe: str, least: float, **settings: object) -> None:
+    """Refuse settings that are no number of at least `least`."""
+    for name, value in settings.items():
+        if not isinstance(value, int | float) or value < least:
+            raise UserError(f"probes.{probe}.{name}={value}: choose at least {least}")
 
 
 class Accumulator(Protocol):

@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from tracker.model import LanguageModel
-from tracker.probes import Context
+from tracker.probes import Context, require_fraction
 from tracker.store import array
 from tracker.trace import Need, Trace
 
@@ -26,6 +26,9 @@ class ImportanceResult:
     importance: NDArray[np.float32] = array("language", "layer", "unit", unit="nats")
     importance_fold: NDArray[np.float32] = array("fold", "language", "layer", "unit", unit="nats")
     important: NDArray[np.bool_] = array("language", "layer", "unit", doc="top units, global")
+    importance_reliability: NDArray[np.float64] = array(
+        "language", unit="share", doc="overlap of the top units of two halves of the folds"
+    )
 
 
 @dataclass(frozen=True)
@@ -35,6 +38,10 @@ class Importance:
     top_fraction: float = 0.05
     group: str = "neurons"
     needs: Need = Need.GRADIENT
+
+    def __post_init__(self) -> None:
+        """Refuse what is no fraction."""
+        require_fraction("importance", top_fraction=self.top_fraction)
 
     def start(self, context: Context, model: LanguageModel) -> ImportanceSums:
         """Empty sums."""
@@ -50,13 +57,14 @@ class ImportanceSums:
         self.sum = torch.zeros(shape, dtype=torch.float32, device=model.device)
 
     def update(self, trace: Trace) -> None:
-        """Add a batch; positions behind the text have no gradient, so none are masked here."""
+        """Add a batch; special tokens in front of the text do not count."""
         batch = trace.batch
         if batch.graded_only:
             return
+        real = batch.real[..., None]
         total = self.sum[batch.language]
         for layer, (unit, slope) in enumerate(zip(trace.unit, trace.gradient, strict=True)):
-            effect = (unit * slope).abs_().sum(1, dtype=torch.float32)
+            effect = (unit * slope).abs_().mul_(real).sum(1, dtype=torch.float32)
             total[:, layer].index_add_(0, batch.fold, effect)
 
     def result(self) -> ImportanceResult:
@@ -67,7 +75,15 @@ class ImportanceSums:
             importance=total,
             importance_fold=np.swapaxes(folds, 0, 1),
             important=np.stack([top_units(t, self.settings.top_fraction) for t in total]),
+            importance_reliability=np.array([self._reliability(f) for f in folds]),
         )
+
+    def _reliability(self, folds: NDArray[np.float32]) -> float:
+        """`rel`: overlap of the top units of even and odd folds, of one language."""
+        even, odd = (
+            top_units(folds[half::2].sum(0), self.settings.top_fraction) for half in (0, 1)
+        )
+        return float((even & odd).sum() / even.sum()) if even.any() else float("nan")
 
 
 def top_units(score: NDArray[np.float32], fraction: float) -> NDArray[np.bool_]:

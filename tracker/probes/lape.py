@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from tracker.model import LanguageModel
-from tracker.probes import Context
+from tracker.probes import Context, require_fraction
 from tracker.store import array
 from tracker.trace import Need, Trace
 
@@ -104,7 +104,9 @@ class LapeResult:
     tokens_fold: NDArray[np.int64] = array("fold", "language", unit="tokens")
     lape: Floats = array("layer", "unit", unit="nats", doc="entropy; inf below the bar")
     bar: Floats = array(unit="share", doc="activation probability a member must exceed")
-    base_rate: Floats = array("language", unit="share", doc="mean activation probability")
+    base_rate: Floats = array(
+        "language", unit="share", doc="mean activation probability", curve=True
+    )
     specific: NDArray[np.bool_] = array("language", "layer", "unit", doc="published selection")
     specific_absolute: NDArray[np.bool_] = array(
         "language", "layer", "unit", doc="entropy below a fixed bound"
@@ -121,6 +123,16 @@ class Lape:
     absolute_probability: float = 0.01
     group: str = "neurons"
     needs: Need = Need.ACTIVATION
+
+    def __post_init__(self) -> None:
+        """Refuse what is no fraction."""
+        require_fraction(
+            "lape",
+            top_fraction=self.top_fraction,
+            bar_fraction=self.bar_fraction,
+            absolute_entropy=self.absolute_entropy,
+            absolute_probability=self.absolute_probability,
+        )
 
     def start(self, context: Context, model: LanguageModel) -> LapeCounts:
         """Empty counts."""

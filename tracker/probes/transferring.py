@@ -26,14 +26,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from tracker.model import LanguageModel
-from tracker.probes import Context
+from tracker.probes import Context, require_fraction, require_number
 from tracker.store import array
 from tracker.trace import Need, Trace
 
 Floats = NDArray[np.float64]
 SETS = ("transferring", "bilingual", "own")
-LARGE = 1_000_000_000
-"""Parameters above which sums are kept in 2 folds: a fold is [language, concept, layer, unit]."""
 
 
 @dataclass(frozen=True)
@@ -81,6 +79,12 @@ class Transferring:
     needs: Need = Need.RESIDUAL | Need.ACTIVATION
     needs_concepts: bool = True
 
+    def __post_init__(self) -> None:
+        """Refuse what is no fraction or number."""
+        require_fraction("transferring", quantile=self.quantile)
+        require_number("transferring", 2, least_concepts=self.least_concepts)
+        require_number("transferring", 0, least_mass=self.least_mass)
+
     def start(self, context: Context, model: LanguageModel) -> TransferringSums:
         """Empty sums."""
         return TransferringSums(self, context, model)
@@ -93,8 +97,7 @@ class TransferringSums:
         assert context.concepts is not None, "transferring neurons need a concept table"
         self.settings, self.context, self.model = settings, context, model
         self.index = context.concepts
-        large = sum(p.numel() for p in model.model.parameters()) > LARGE
-        self.folds = 2 if large else context.text.folds
+        self.folds = context.text.folds
         shape = (len(context.text.languages), self.folds, len(self.index.names))
         self.sum = torch.zeros((*shape, model.layers, model.units), device=model.device)
         self.count = torch.zeros(shape, dtype=torch.int64)
@@ -107,7 +110,7 @@ class TransferringSums:
         rows, tokens, places = self.index.positions.inside(batch.rows)
         if not len(rows):
             return
-        fold = batch.fold.cpu()[rows] % self.folds
+        fold = batch.fold.cpu()[rows]
         concept = torch.from_numpy(self.index.concept[places])
         cell = fold * len(self.index.names) + concept
         scale = trace.model.norm_scale(trace.residual[-1][rows, tokens])[:, None]
@@ -125,7 +128,10 @@ class TransferringSums:
         for c, pair in self.index.pairs.items():
             known = self._both_halves(c, pair.concepts)
             if len(known) < self.settings.least_concepts:
-                reasons[c] = f"{len(known)} concepts, fewer than {self.settings.least_concepts}"
+                reasons[c] = (
+                    f"{len(known)} concepts with positions in every part of the text, "
+                    f"fewer than {self.settings.least_concepts}"
+                )
                 continue
             pairs[c] = self._pair(c, known)
             if not np.isfinite(pairs[c].share):

@@ -18,7 +18,7 @@ from torch import Tensor
 from tracker.lens import TokenSets
 from tracker.model import LanguageModel
 from tracker.positions import Positions, random_positions
-from tracker.probes import Context
+from tracker.probes import Context, require_fraction, require_number
 from tracker.store import array
 from tracker.text import ProbeText
 from tracker.trace import Need, Trace
@@ -79,6 +79,15 @@ class VocabularyMass:
     positions_per_language: int = 1500
     group: str = "working_language"
     needs: Need = Need.RESIDUAL
+
+    def __post_init__(self) -> None:
+        """Refuse what is no fraction or number."""
+        require_fraction("vocabulary_mass", least_share=self.least_share)
+        require_number(
+            "vocabulary_mass", 1,
+            least_count=self.least_count, base_positions=self.base_positions,
+            positions_per_language=self.positions_per_language,
+        )  # fmt: skip
 
     def start(self, context: Context, model: LanguageModel) -> VocabularyMassSums:
         """Nothing scored yet."""

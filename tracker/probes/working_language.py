@@ -16,7 +16,7 @@ difference, so only the concepts' tokens are scored (`tracker.lens`).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,7 +28,7 @@ from torch import Tensor
 from tracker.lens import TokenSets
 from tracker.model import LanguageModel
 from tracker.positions import ConceptIndex, Pair, random_positions
-from tracker.probes import Context
+from tracker.probes import Context, require_number
 from tracker.store import array
 from tracker.trace import Need, Trace
 
@@ -67,9 +67,18 @@ class WorkingLanguage:
     """Settings: how many random positions the static base rests on."""
 
     base_positions: int = 400
+    least_concepts: int = 3
+    """A pair with fewer has no share: specificity would be high by construction."""
     group: str = "working_language"
     needs: Need = Need.RESIDUAL
     needs_concepts: bool = True
+
+    def __post_init__(self) -> None:
+        """Refuse what is no number."""
+        require_number(
+            "working_language", 1,
+            base_positions=self.base_positions, least_concepts=self.least_concepts,
+        )  # fmt: skip
 
     def start(self, context: Context, model: LanguageModel) -> WorkingLanguageScores:
         """Nothing scored yet."""
@@ -82,6 +91,7 @@ class WorkingLanguageScores:
     def __init__(self, settings: WorkingLanguage, context: Context, model: LanguageModel) -> None:
         assert context.concepts is not None, "a working language needs a concept table"
         self.context, self.index = context, context.concepts
+        self.least_concepts = settings.least_concepts
         self.layers = model.layers + 1
         languages, concepts = len(context.text.languages), len(self.index.names)
         every = np.arange(concepts)
@@ -120,7 +130,9 @@ class WorkingLanguageScores:
 
     def result(self) -> WorkingLanguageResult:
         """Correct for the static base, pair by pair."""
-        return _summarise(self.context, self.index, self._base(), self._positions(), self.layers)
+        return _summarise(
+            self.context, self.index, self._base(), self._positions(), self.least_concepts
+        )
 
     def _base(self) -> Floats:
         counts = np.bincount(self.random_language, minlength=self.shape[0])
@@ -164,10 +176,10 @@ def _summarise(
     index: ConceptIndex,
     base: Floats,
     scored: Mapping[int, tuple[NDArray[np.int64], Floats]],
-    layers: int,
+    least: int,
 ) -> WorkingLanguageResult:
     text, p = context.text, context.primary_index
-    languages, concepts = len(text.languages), len(index.names)
+    languages, concepts, layers = len(text.languages), len(index.names), len(base)
     names = (
         "share", "specificity", "ceiling", "raw_pair_share", "raw_win_rate",
         "static_part", "language_part", "concept_part",
@@ -177,9 +189,9 @@ def _summarise(
     count = np.zeros((len(text.documents), concepts), np.int64)
     kept = np.zeros((languages, concepts), np.bool_)
     for c, pair in index.pairs.items():
-        kept[c, pair.concepts] = True
-        if not len(pair.concepts) or c not in scored:
+        if len(pair.concepts) < least or c not in scored:
             continue
+        kept[c, pair.concepts] = True
         places, scores = scored[c]
         view = _View.of(index, pair, places, scores[:, :, 0], scores[:, :, 1])
         bases = base[:, p, pair.concepts], base[:, c, pair.concepts]
@@ -199,7 +211,11 @@ def _summarise(
         concept=np.array(index.names, dtype=object),
         kept=kept,
         dropped=np.array(
-            [_reasons(index.pairs[c]) if c != p else "" for c in range(languages)], dtype=object
+            [
+                _reasons(index.pairs[c], index.names, least) if c != p else ""
+                for c in range(languages)
+            ],
+            dtype=object,
         ),
         primary_sum=sums[0].astype(np.float32),
         own_sum=sums[1].astype(np.float32),
@@ -209,8 +225,12 @@ def _summarise(
     )
 
 
-def _reasons(pair: Pair) -> str:
+def _reasons(pair: Pair, names: Sequence[str], least: int) -> str:
     by_reason: dict[str, list[str]] = {}
+    if len(pair.concepts) < least:
+        by_reason[f"left, fewer than the {least} that a comparison needs"] = [
+            names[k] for k in pair.concepts
+        ]
     for name, reason in pair.dropped.items():
         by_reason.setdefault(reason, []).append(name)
     return "; ".join(f"{len(n)} {reason}: {', '.join(n)}" for reason, n in by_reason.items())
