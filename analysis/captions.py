@@ -78,7 +78,7 @@ CAPTIONS = {
     "mixture": Caption(
         "The proposed mixture beside the natural and the uniform one",
         "Token share per language; behind each bar its value and the passes over the available "
-        "tokens (epochs) that it implies; black lines are 95% intervals where there is one. "
+        "tokens (epochs) that it implies; black lines are intervals (epoch_cap: 8 to 24 passes). "
         "Methods that do not apply to this series are named below with the reason.",
         "a proposal is a hypothesis until a model is trained on it.",
     ),

@@ -34,6 +34,8 @@ class Published:
 
     sentences: tuple[str, ...]
     """One line per language."""
+    stages: pd.DataFrame
+    """Outcome and statistics of every fit (`stages.csv`)."""
     mixture: Mixture | None
     no_mixture: str
     """Why there is none, where there is none."""
@@ -167,7 +169,7 @@ def publish(folder: Path, request: Request, progress: Progress | None = None) ->
         "outputs": _outputs(folder, proposed),
     }
     store.write_text(stamp, json.dumps(written, indent=1, ensure_ascii=False) + "\n")
-    return Published(tuple(run.sentences()), proposed, why_not, folder / REPORT)
+    return Published(tuple(run.sentences()), run.stages(), proposed, why_not, folder / REPORT)
 
 
 STAMP, REPORT, MIXTURE = "analysis.json", "report.html", "mixture.json"
@@ -176,7 +178,9 @@ STAMP, REPORT, MIXTURE = "analysis.json", "report.html", "mixture.json"
 def _published(folder: Path, written: Mapping[str, Any]) -> Published:
     proposed = folder / MIXTURE
     found = mixture.from_json(proposed.read_text(encoding="utf-8")) if proposed.exists() else None
-    return Published(tuple(written["sentences"]), found, written["no_mixture"], folder / REPORT)
+    stages = pd.read_csv(folder / "stages.csv", keep_default_na=False, na_values=[""])
+    said = tuple(written["sentences"])
+    return Published(said, stages, found, written["no_mixture"], folder / REPORT)
 
 
 def _outputs(folder: Path, proposed: Mixture | None) -> list[str]:

@@ -220,7 +220,10 @@ def proposal_sheet(mixture: pd.DataFrame, proposed: str = "") -> Sheet:
     languages = distinct(mixture, "language")
     table = [[Cell(language), *(_share(mixture, name, language) for name in names)]
              for language in languages]  # fmt: skip
-    caption = "Token share, its 95% interval, and the passes over the available tokens it implies"
+    caption = (
+        "Token share, its interval (epoch_cap: 8 to 24 passes in place of 16; babel_tower: 95% over "
+        "documents), and the passes over the available tokens it implies"
+    )
     heads = [f"{n} (proposed)" if n == (proposed or ordered[0]) else n for n in names]
     return Sheet(caption, ["Language", *heads], table if names else [])
 
@@ -232,7 +235,8 @@ def _share(mixture: pd.DataFrame, proposer: str, language: str) -> Cell:
     share, low, high, epochs = (
         float(numbers(found, column)[0]) for column in ("token_share", "low", "high", "epochs")
     )
-    known = [interval(low, high, share_text), epochs_text(epochs) if math.isfinite(epochs) else ""]
+    span = interval(low, high, share_text) if high > low else ""
+    known = [span, epochs_text(epochs) if math.isfinite(epochs) else ""]
     return Cell(share_text(share), ", ".join(each for each in known if each), is_number=True)
 
 

@@ -143,7 +143,10 @@ WRONG = {
     "no performance": (["probe=[lape]"], "probe: performance is missing"),
     "no replicates": (["analysis.replicates=0"], "analysis.replicates=0: choose at least 1"),
     "corpus lacks a language": (["mixture.corpus=corpus.jsonl"], "zz"),
-    "nothing tracked": (["series=demo", "series.path=null", "task=analyze", "run_dir=null"], "nothing is tracked yet"),
+    "nothing tracked": (
+        ["series=demo", "series.path=null", "task=analyze", "run_dir=null"],
+        "nothing is tracked yet",
+    ),
     "unknown task": (["task=fly"], "task=fly: choose all, track, analyze, remix"),
     "unknown proposer": (["mixture.proposer=magic"], "mixture.proposer=magic: choose one of"),
     "no corpus file": (["mixture.corpus=absent"], "mixture.corpus=absent: no such file"),

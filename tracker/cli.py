@@ -150,7 +150,7 @@ def _write_plan(
         "steps": found.series.steps,
         "pending": {str(s): w for s, w in found.series.pending.items()},
         "notes": list(context.text.notes),
-        "corpus": None if corpus is None else str(corpus.resolve()),
+        "corpus": None if corpus is None else str(corpus),
     }
     store.write_text(folder / "run.json", json.dumps(plan, indent=1, ensure_ascii=False) + "\n")
     return plan
@@ -196,12 +196,12 @@ def _corpus(config: DictConfig, settings: RunSettings, folder: Path) -> Path | N
     from tracker.config import demo_folder, demo_settings
 
     if settings.mixture.corpus is not None:
-        return Path(settings.mixture.corpus)
+        return Path(settings.mixture.corpus).resolve()
     known = _plan(folder).get("corpus")
     if known is not None and Path(known).is_file():
         return Path(known)
     demo = demo_settings(config)
-    table = None if demo is None else demo_folder(config, demo) / "corpus.jsonl"
+    table = None if demo is None else demo_folder(config, demo).resolve() / "corpus.jsonl"
     return table if table is not None and settings.task not in ("analyze", "remix") else None
 
 
@@ -234,8 +234,7 @@ def _publish(
 
 
 def _show(published: Published, console: Console) -> None:
-    for sentence in published.sentences:
-        console.result(sentence)
+    console.stages(published.sentences, published.stages)
     if published.mixture is None:
         console.result(f"no mixture proposed: {published.no_mixture}")
     else:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+import pandas as pd
 import rich.console
 import rich.progress
 from rich.table import Table
@@ -62,6 +63,28 @@ class Console:
 
             yield update
 
+    def stages(self, sentences: Sequence[str], stages: pd.DataFrame) -> None:
+        """Has it split, and when: a table on a terminal, one plain line per language elsewhere."""
+        if self.out.is_terminal:
+            self.out.print(self._stage_table(stages))
+        else:
+            for sentence in sentences:
+                self.result(sentence)
+
+    def _stage_table(self, stages: pd.DataFrame) -> Table:
+        table = Table(title="Stages, in what was seen of the language (95% intervals)")
+        table.add_column("language")
+        table.add_column("measure")
+        for name in ("translation until", "midpoint", "stabilization from"):
+            table.add_column(name, justify="right")
+        for (language, measure), rows in stages.groupby(["language", "measure"], sort=False):
+            cells = [_boundary(rows, s) for s in ("translation_end", "midpoint", "transition_end")]
+            if rows["outcome"].iloc[0] == "no_split":
+                cells = ["no split found", str(rows["reason"].iloc[0]), ""]
+            title = str(measure).removesuffix("_share").replace("_", " ")
+            table.add_row(str(language), title, *cells)
+        return table
+
     def mixture(self, proposed: Mixture) -> None:
         """The proposed shares beside the natural ones."""
         default, natural = proposed.proposal(), proposed.proposal("natural")
@@ -92,3 +115,16 @@ class Console:
                 weight.reason,
             )
         self.out.print(table)
+
+
+def _boundary(rows: pd.DataFrame, statistic: str) -> str:
+    """One statistic with its interval; what lies outside the data is a question mark."""
+    found = rows[rows["statistic"] == statistic]
+    if found.empty:
+        return ""
+    from analysis.mixture import count_text
+
+    value, low, high = (
+        "?" if pd.isna(v) else count_text(float(v)) for v in found[["value", "low", "high"]].iloc[0]
+    )
+    return f"{value} [{low}, {high}]"
