@@ -1,5 +1,5 @@
 # make demo   the built-in series: train, track, analyze, propose
-# make test   all fast tests;  make test-slow: those that run whole sweeps
+# make test   all tests;  make test-fast: without those that kill and train
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV ?= .venv
 BIN := $(VENV)/bin
@@ -7,16 +7,16 @@ STAMP := $(VENV)/.installed
 
 export OMP_WAIT_POLICY ?= passive
 
-.PHONY: demo test test-slow lint wheel clean
+.PHONY: demo test test-fast lint wheel clean
 
 demo: $(STAMP)
 	$(BIN)/tracker
 
 test: $(STAMP)
-	$(BIN)/python -m pytest -m "not slow" -n 2
+	$(BIN)/python -m pytest -n 2
 
-test-slow: $(STAMP)
-	$(BIN)/python -m pytest -m slow -n 2
+test-fast: $(STAMP)
+	$(BIN)/python -m pytest -n 2 -m "not slow"
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -288,11 +288,16 @@ def evaluate(model: str, u: Array, span: tuple[float, float], parameters: Array)
     return np.asarray((columns * parameters[:, None, :p]).sum(-1))
 
 
-def _material(levels: Array) -> NDArray[np.bool_]:
-    """Humps [g, 3, r] whose two legs go opposite ways and are both worth mentioning."""
+def _is_hump(levels: Array, bounds: tuple[float, float]) -> NDArray[np.bool_]:
+    """Levels [g, 3, r] whose two legs go opposite ways and are both worth mentioning, [g, r].
+
+    A peak at the bounds may overshoot them a little, or noise there would rule it out.
+    """
     legs = np.stack([levels[:, 1] - levels[:, 0], levels[:, 1] - levels[:, 2]])
     small, large = np.abs(legs).min(axis=0), np.abs(legs).max(axis=0)
-    return np.asarray((legs[0] * legs[1] > 0) & (small >= MATERIAL * large))
+    slack = 0.05 * (bounds[1] - bounds[0])
+    inside = (levels.min(axis=1) >= bounds[0] - slack) & (levels.max(axis=1) <= bounds[1] + slack)
+    return np.asarray((legs[0] * legs[1] > 0) & (small >= MATERIAL * large) & inside)
 
 
 @dataclass(frozen=True, eq=False)
@@ -302,7 +307,7 @@ class _Data:
     u: Array
     observed: Observed
     bounds: tuple[float, float] | None
-    """of a logistic's levels"""
+    """of the levels of a logistic or a hump"""
 
     @classmethod
     def of(cls, curve: Curve) -> "_Data":
@@ -316,10 +321,11 @@ class _Data:
         return float(self.u[0]), float(self.u[-1])
 
     def family(self, model: str, shapes: Array) -> Family:
-        bounds = self.bounds if model == "logistic" else None
-        admissible = _material if model == "hump" else None
         columns = basis(model, self.u, self.span, shapes)
-        return Family(model, shapes, columns, bounds, admissible)
+        if model == "hump":
+            limits = self.bounds or (-np.inf, np.inf)
+            return Family(model, shapes, columns, None, lambda v: _is_hump(v, limits))
+        return Family(model, shapes, columns, self.bounds if model == "logistic" else None)
 
     def limits(self, model: str) -> Array:
         """[q, 2] range of each shape parameter."""
@@ -564,7 +570,7 @@ def _reason(curve: Curve, data: _Data, still: _Candidate, mover: _Candidate) -> 
     if level is not None and start < START:
         return level
     # Plain AIC, without the correction for few points: below it the test need not be asked.
-    if still.aic <= mover.aic:
+    if first is still and still.aic <= mover.aic:
         return _preferred(still)
     shape = _shape_reason(curve, data, mover) if mover.model == "logistic" else None
     return shape if shape is None or first is mover else _preferred(still)

@@ -221,7 +221,7 @@ def proposal_sheet(mixture: pd.DataFrame, proposed: str = "") -> Sheet:
     table = [[Cell(language), *(_share(mixture, name, language) for name in names)]
              for language in languages]  # fmt: skip
     caption = (
-        "Token share, its interval (epoch_cap: 8 to 24 passes in place of 16; babel_tower: 95% over "
+        "Token share, its interval (epoch_cap: 8 to 24 passes instead of 16; babel_tower: 95% over "
         "documents), and the passes over the available tokens it implies"
     )
     heads = [f"{n} (proposed)" if n == (proposed or ordered[0]) else n for n in names]
