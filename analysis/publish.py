@@ -281,6 +281,7 @@ def _context(
         "Arithmetic": f"{facts['dtype']} on {facts['device']}",
         "Seed": str(facts["seed"]),
         "Tool": f"babel-tracker {facts['tool_version']}",
+        "Measured with": str(facts["software"]),
         "Record schema": str(facts["schema_version"]),
     }
     said = [*notes]

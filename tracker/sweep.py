@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import platform
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -126,6 +127,16 @@ def tool_version() -> str:
         return version("babel-tracker")
     except PackageNotFoundError:
         return "unknown"
+
+
+def software() -> str:
+    """Versions of what computed the numbers."""
+    import transformers
+
+    return (
+        f"Python {platform.python_version()}, torch {torch.__version__}, "
+        f"transformers {transformers.__version__}"
+    )
 
 
 def track(
@@ -280,6 +291,7 @@ class _Sweep:
             },
             {
                 "tool_version": tool_version(),
+                "software": software(),
                 "series": m.series.name,
                 "step": checkpoint.step,
                 "tokens": -1 if checkpoint.tokens is None else checkpoint.tokens,
