@@ -5,11 +5,17 @@ from __future__ import annotations
 import fcntl
 import os
 import shutil
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 _MARK = ".unfinished"
+
+
+def _draft(path: Path) -> Path:
+    """A name beside `path` that no other process, here or on another machine, uses."""
+    return path.with_name(f".{path.name}.{socket.gethostname()}.{os.getpid()}{_MARK}")
 
 
 @contextmanager
@@ -19,7 +25,7 @@ def new_file(path: Path) -> Iterator[Path]:
     An interruption leaves `path` as it was.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".{path.name}.{os.getpid()}{_MARK}")
+    draft = _draft(path)
     try:
         yield draft
         _sync(draft)
@@ -32,7 +38,7 @@ def new_file(path: Path) -> Iterator[Path]:
 @contextmanager
 def new_folder(path: Path) -> Iterator[Path]:
     """An empty folder beside `path` to fill; at the end it is synced and renamed to `path`."""
-    draft = path.with_name(f".{path.name}.{os.getpid()}{_MARK}")
+    draft = _draft(path)
     shutil.rmtree(draft, ignore_errors=True)
     draft.mkdir(parents=True)
     try:
@@ -55,12 +61,25 @@ def locked(folder: Path) -> Iterator[None]:
 
 
 def clear_unfinished(folder: Path) -> None:
-    """Remove what interrupted writers left in `folder` and below it."""
-    for rest in list(folder.rglob(f".*{_MARK}")):
+    """Remove what writers on this machine that are gone left in `folder` and below it."""
+    for rest in list(folder.rglob(f".*.{socket.gethostname()}.*{_MARK}")):
+        writer = int(rest.name.removesuffix(_MARK).rpartition(".")[2])
+        if writer != os.getpid() and _runs(writer):
+            continue
         if rest.is_dir():
             shutil.rmtree(rest, ignore_errors=True)
         else:
             rest.unlink(missing_ok=True)
+
+
+def _runs(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
 
 
 def _sync(path: Path) -> None:

@@ -271,8 +271,8 @@ def test_killed_at_any_moment_it_continues_to_the_same_records(
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     # Writing is made slow in the killed runs, so that kills fall into it.
     slow = (
-        "import os, time, tracker.store as s; f = os.fsync\n"
-        "s.os.fsync = lambda h: (time.sleep(0.3), f(h))\n"
+        "import os, time; f = os.fsync\n"
+        "os.fsync = lambda h: (time.sleep(0.3), f(h))\n"
         "from tracker.cli import main; main()"
     )
     seen_leftover = 0
@@ -285,7 +285,7 @@ def test_killed_at_any_moment_it_continues_to_the_same_records(
         before = len(list(records.glob("step-*.h5")))
         deadline = time.monotonic() + 120
         while process.poll() is None and time.monotonic() < deadline:
-            if round_ % 2 and list(records.glob(".*.tmp")):
+            if round_ % 2 and list(records.glob(".*.unfinished")):
                 break
             if len(list(records.glob("step-*.h5"))) > before:
                 break
@@ -293,7 +293,7 @@ def test_killed_at_any_moment_it_continues_to_the_same_records(
         finished = process.poll() is not None
         process.send_signal(signal.SIGKILL)
         process.wait()
-        seen_leftover += bool(list(records.glob(".*.tmp")))
+        seen_leftover += bool(list(records.glob(".*.unfinished")))
         for record in records.glob("step-*.h5"):
             with h5py.File(record) as file:  # what exists is complete
                 assert {"performance", "neurons", "working_language"} <= set(file)

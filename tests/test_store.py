@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import socket
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -122,19 +120,6 @@ def test_a_dimension_without_coordinate_or_repeated_is_refused(tmp_path: Path) -
         store.write_record(tmp_path / "r.h5", bad, COORDINATES, {}, "")
     with pytest.raises(AssertionError, match="layer"):
         Variable(("layer", "layer"), np.zeros((3, 3)))
-
-
-def test_leftovers_of_killed_writers_are_removed_and_others_kept(tmp_path: Path) -> None:
-    host = socket.gethostname()
-    dead = tmp_path / f".step-1.h5.{host}.999999999.tmp"
-    living = tmp_path / f".step-2.h5.{host}.{os.getppid()}.tmp"
-    elsewhere = tmp_path / ".step-3.h5.elsewhere.999999999.tmp"
-    for file in (dead, living, elsewhere):
-        file.write_bytes(b"")
-    store.remove_leftovers(tmp_path)
-    assert not dead.exists()
-    assert living.exists()
-    assert elsewhere.exists()
 
 
 def test_skips_are_noted_and_cleared(tmp_path: Path) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import fcntl
 import math
+import os
+import socket
 from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
@@ -288,5 +290,11 @@ def test_leftovers_of_killed_writers_are_cleared(tmp_path: Path) -> None:
     nested.__enter__().write_text("half")
     (tmp_path / "kept").write_text("")
     assert len(list(tmp_path.rglob("*"))) == 6
+    host = socket.gethostname()
+    living = tmp_path / f".d.{host}.{os.getppid()}.unfinished"
+    elsewhere = tmp_path / ".e.elsewhere.999999999.unfinished"
+    for other in (living, elsewhere):
+        other.write_text("half")
     clear_unfinished(tmp_path)
-    assert sorted(p.name for p in tmp_path.rglob("*")) == ["corpus", "kept"]
+    kept = sorted(["corpus", "kept", living.name, elsewhere.name])
+    assert sorted(p.name for p in tmp_path.rglob("*")) == kept

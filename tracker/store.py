@@ -12,10 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
-import socket
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,6 +20,8 @@ from typing import Any
 import h5py
 import numpy as np
 from numpy.typing import NDArray
+
+from checkpoints.files import new_file
 
 SCHEMA_VERSION = 1
 
@@ -78,43 +77,9 @@ def record_step(path: Path) -> int:
     return int(path.stem.removeprefix("step-"))
 
 
-@contextmanager
-def atomic_path(path: Path) -> Iterator[Path]:
-    """A temporary path beside `path`, fsynced and renamed to it on success, removed otherwise.
-
-    Writers of the same file on several machines or processes do not share a temporary name.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.parent / f".{path.name}.{socket.gethostname()}.{os.getpid()}.tmp"
-    try:
-        yield temporary
-        _fsync(temporary)
-        temporary.replace(path)
-        _fsync(path.parent)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def _fsync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-def remove_leftovers(folder: Path) -> None:
-    """Delete temporary files of writers on this machine that were killed."""
-    for temporary in folder.glob(f".*.{socket.gethostname()}.*.tmp"):
-        pid = int(temporary.name.split(".")[-2])
-        if pid != os.getpid() and not Path(f"/proc/{pid}").exists() and Path("/proc").exists():
-            with suppress(FileNotFoundError):
-                temporary.unlink()
-
-
 def write_text(path: Path, text: str) -> None:
     """Write a small text file so that it is complete or absent."""
-    with atomic_path(path) as temporary:
+    with new_file(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 
@@ -135,7 +100,7 @@ def write_record(
         attributes: Root attributes (provenance).
         config: The resolved configuration, as YAML.
     """
-    with atomic_path(path) as temporary, h5py.File(temporary, "w", libver="v110") as file:
+    with new_file(path) as temporary, h5py.File(temporary, "w", libver="v110") as file:
         file.attrs["schema_version"] = SCHEMA_VERSION
         for key in sorted(attributes):
             file.attrs[key] = attributes[key]
@@ -283,7 +248,7 @@ def _read_variable(dataset: h5py.Dataset) -> Variable:
 
 def amend(path: Path, attributes: Mapping[str, int], arrays: Mapping[str, NDArray[Any]]) -> None:
     """Replace attributes and same-shaped arrays (`group/name`) of a record, all or nothing."""
-    with atomic_path(path) as temporary:
+    with new_file(path) as temporary:
         temporary.write_bytes(path.read_bytes())
         with h5py.File(temporary, "r+") as file:
             for key, value in attributes.items():
@@ -347,7 +312,7 @@ def write_index(
     if curves is None and _index_says(path, records, missing):
         return
     curves = curves or {}
-    with atomic_path(path) as temporary, h5py.File(temporary, "w", libver="v110") as file:
+    with new_file(path) as temporary, h5py.File(temporary, "w", libver="v110") as file:
         file.attrs["schema_version"] = SCHEMA_VERSION
         names = np.array([r.name for r in records], dtype=object)
         file.create_dataset("record", data=names, dtype=_STRING)

@@ -17,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 
 from checkpoints.errors import CheckpointError, UserError
+from checkpoints.files import clear_unfinished
 from checkpoints.local import check_weights
 from checkpoints.series import Checkpoint, Series
 from tracker import store
@@ -162,7 +163,7 @@ def track(
         context: The measurement's context, where it is made already.
     """
     sweep = _Sweep(measurement, folder, context)
-    store.remove_leftovers(folder)
+    clear_unfinished(folder)
     mine = measurement.series.checkpoints[shard::shards]
     measured: list[int] = []
     kept: list[int] = []

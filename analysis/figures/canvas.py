@@ -1,7 +1,6 @@
 """What all figures share: the grid of panels, the legend outside the data, saving."""
 
 import io
-import os
 from collections.abc import Callable, Sequence
 from functools import wraps
 from itertools import pairwise
@@ -20,6 +19,7 @@ from matplotlib.legend_handler import HandlerTuple
 from matplotlib.ticker import FixedFormatter, FixedLocator
 
 from analysis import style
+from checkpoints.files import new_file
 
 P = ParamSpec("P")
 
@@ -194,11 +194,7 @@ def save(figure: Figure, folder: Path, name: str) -> list[Path]:
 
 
 def write(path: Path, data: bytes) -> Path:
-    """Write under a temporary name in the same folder, then rename."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_bytes(data)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    """Write a file so that it is complete or as it was."""
+    with new_file(path) as draft:
+        draft.write_bytes(data)
     return path
