@@ -184,7 +184,7 @@ def _published(folder: Path, written: Mapping[str, Any]) -> Published:
 
 
 def _outputs(folder: Path, proposed: Mixture | None) -> list[str]:
-    names = ["curves.csv", "stages.csv", "index.h5", REPORT]
+    names = ["curves.csv", "stages.csv", "lineage.csv", "index.h5", REPORT]
     names += [] if proposed is None else [MIXTURE]
     parts = [p for part in ("figures", "mixture") for p in sorted((folder / part).glob("*"))]
     return names + [str(p.relative_to(folder)) for p in parts]
@@ -238,7 +238,8 @@ class _Counter:
 
 
 def _write_tables(run: Run, found: Tables) -> None:
-    for name, table in (("curves", found.curves), ("stages", found.stages)):
+    tidy = {"curves": found.curves, "stages": found.stages, "lineage": run.lineage()}
+    for name, table in tidy.items():
         store.write_text(run.folder / f"{name}.csv", table.to_csv(index=False))
     columns = {
         str(name): np.asarray(column.astype(object) if column.dtype.kind not in "iufb" else column)

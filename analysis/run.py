@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from analysis.curves import Curve, Fit, fit
+from analysis.lineage import Step, lineage
 from analysis.measures import AGAINST_PRIMARY, SETS, Measure, Measured, Weights, measures_of
 from analysis.stages import Stages, fit_rows, stages
 from analysis.stages import rows as stage_rows
@@ -271,6 +272,21 @@ class Run:
             for row in self._set_rows(name, variable, c, language)
         ]
         return pd.DataFrame(parts, columns=list(SET_COLUMNS))
+
+    def lineage(self) -> pd.DataFrame:
+        """Births, deaths and survival of every set, against random sets of the same size."""
+        rows = []
+        for name, variable in SETS.items():
+            if any(r.get(f"neurons/{variable}") is None for r in self.records):
+                continue
+            for c, language in enumerate(self.languages):
+                sets = [NeuronSet(r[f"neurons/{variable}"][c]) for r in self.records]
+                rows += [
+                    {"set": name, "language": language, "step": int(step), **asdict(found)}
+                    for step, found in zip(self.steps[1:], lineage(sets), strict=True)
+                    if language != self.primary or name not in AGAINST_PRIMARY
+                ]
+        return pd.DataFrame(rows, columns=["set", "language", "step", *Step.__dataclass_fields__])
 
     def _set_rows(self, name: str, variable: str, c: int, language: str) -> list[tuple[Any, ...]]:
         rows: list[tuple[Any, ...]] = []

@@ -158,6 +158,16 @@ def test_sets_count_births_and_deaths(run: Run) -> None:
             assert np.isnan(mine["births"].iloc[0])
 
 
+def test_lineage_is_that_of_the_records_sets(run: Run) -> None:
+    table = run.lineage()
+    assert run.primary not in set(table[table["set"] == "own"]["language"])
+    assert run.primary in set(table[table["set"] == "lape"]["language"])
+    mine = table[(table["set"] == "bilingual") & (table["language"] == "yy")]
+    assert mine["step"].tolist() == [1, 2, 4, 8]
+    masks = [r["neurons/bilingual"][1] for r in run.records]
+    assert mine["survivors"].tolist() == [int((a & b).sum()) for a, b in pairwise(masks)]
+
+
 def test_layers_hold_the_share_of_every_layer(run: Run) -> None:
     table = run.layers()
     mine = table[(table["language"] == "zz") & (table["step"] == 4)]
