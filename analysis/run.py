@@ -314,16 +314,8 @@ class Run:
 
     def missing(self) -> dict[int, str]:
         """Step -> why there is no record."""
-        have = set(self.steps.tolist())
-        reasons = store.read_skips(self.folder / "records")
-        expected: Sequence[int] = self.plan.get("steps", ())
-        pending = {
-            int(s): f"still being written: {w}" for s, w in self.plan.get("pending", {}).items()
-        }
-        absent = {s: reasons.get(s, "not measured yet") for s in expected if s not in have}
-        return dict(
-            sorted({**{s: w for s, w in pending.items() if s not in have}, **absent}.items())
-        )
+        pending = {int(s): str(why) for s, why in self.plan.get("pending", {}).items()}
+        return store.missing_steps(self.folder / "records", self.plan.get("steps", ()), pending)
 
 
 def _curve_rows(curve: Curve, tokens: Floats, reasons: Sequence[str]) -> pd.DataFrame:

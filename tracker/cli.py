@@ -173,10 +173,7 @@ def _write_index(folder: Path, found: Measurement) -> None:
     from tracker import store
 
     records = sorted((folder / "records").glob("step-*.h5"), key=store.record_step)
-    have = {store.record_step(r) for r in records}
-    reasons = store.read_skips(folder / "records")
-    missing = {s: reasons.get(s, "not measured yet") for s in found.series.steps if s not in have}
-    missing |= {s: f"still being written: {w}" for s, w in found.series.pending.items()}
+    missing = store.missing_steps(folder / "records", found.series.steps, found.series.pending)
     store.write_index(folder / "index.h5", records, missing)
 
 

@@ -273,6 +273,21 @@ def read_skips(folder: Path) -> dict[int, str]:
     return {int(n["step"]): str(n["reason"]) for n in sorted(notes, key=lambda n: int(n["step"]))}
 
 
+def missing_steps(folder: Path, steps: Iterable[int], pending: Mapping[int, str]) -> dict[int, str]:
+    """Step -> why it has no record in `folder`.
+
+    Args:
+        folder: Where the records are.
+        steps: Steps that should have one.
+        pending: Steps whose checkpoint is still being written, with what it lacks.
+    """
+    have = {record_step(record) for record in folder.glob("step-*.h5")}
+    noted = read_skips(folder)
+    found = {s: noted.get(s, "not measured yet") for s in steps}
+    found |= {s: f"still being written: {why}" for s, why in pending.items()}
+    return {s: why for s, why in sorted(found.items()) if s not in have}
+
+
 def _skip_path(folder: Path, step: int) -> Path:
     return folder / f"step-{step:09d}.skipped.json"
 
