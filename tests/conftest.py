@@ -32,6 +32,11 @@ from transformers import (
     Qwen3ForCausalLM,
 )
 
+from tracker.documents import Document, Span
+from tracker.positions import index_concepts
+from tracker.probes import Context
+from tracker.text import TextSettings, build_text
+
 torch.set_num_threads(1)
 
 WORDS = {
@@ -203,3 +208,24 @@ def concept_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("concepts") / "concepts.jsonl"
     path.write_text("\n".join(json.dumps(row) for row in concept_rows()) + "\n")
     return path
+
+
+LANGUAGES = tuple(WORDS)
+
+
+@pytest.fixture(scope="session")
+def context(tokenizer: Any) -> Context:
+    """The invented languages as probe text with its concepts located, xx the primary."""
+    found = [
+        Document(r["id"], r["language"], r["text"]) for r in documents(per_language=12, words=16)
+    ]
+    found += [Document("g", c, "dax a wug b", (Span(6, 9, "fact"),), True) for c in LANGUAGES]
+    found[0] = Document(found[0].id, "xx", found[0].text, (Span(4, 5, "letter"),))
+    text = build_text(found, tokenizer, LANGUAGES, TextSettings(10**6, folds=4))
+    return Context(text, "xx", index_concepts(text, concept_rows(), tokenizer, "xx"), seed=0)
+
+
+@pytest.fixture(scope="module", params=sorted(MAKERS))
+def model(request: pytest.FixtureRequest, tokenizer: Any) -> Any:
+    """One tiny model of each supported architecture, shared by a module's tests."""
+    return tiny_model(request.param, len(tokenizer))

@@ -3,95 +3,24 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
-import pytest
 import torch
-from conftest import MAKERS, concept_rows, tiny_model
-from conftest import documents as parallel_rows
+from conftest import tiny_model
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from probing import by_row, measure, rows_alone
 
-from tracker.documents import Document, Span
 from tracker.model import LanguageModel
-from tracker.positions import index_concepts, random_positions
-from tracker.probes import Context, Probe
+from tracker.positions import random_positions
+from tracker.probes import Context
 from tracker.probes.importance import Importance, top_units
 from tracker.probes.lape import Lape, activation_entropy, select, select_absolute
 from tracker.probes.performance import Performance
 from tracker.probes.transferring import Transferring, correlate, others_mean
 from tracker.probes.vocabulary_mass import VocabularyMass, distinctive_tokens
 from tracker.probes.working_language import WorkingLanguage, corrected
-from tracker.text import TextSettings, build_text
-from tracker.trace import Need, run
-
-LANGUAGES = ("xx", "yy", "zz")
-
-
-@pytest.fixture(scope="module")
-def context(tokenizer: Any) -> Context:
-    rows = parallel_rows(per_language=12, words=16)
-    found = [Document(r["id"], r["language"], r["text"]) for r in rows]
-    found += [Document("g", c, "dax a wug b", (Span(6, 9, "fact"),), True) for c in LANGUAGES]
-    found[0] = Document(found[0].id, "xx", found[0].text, (Span(4, 5, "letter"),))
-    text = build_text(found, tokenizer, LANGUAGES, TextSettings(10**6, folds=4))
-    return Context(text, "xx", index_concepts(text, concept_rows(), tokenizer, "xx"), seed=0)
-
-
-def measure(probe: Probe, context: Context, model: Any, batch_tokens: int = 300) -> Any:
-    parts = LanguageModel.of(model)
-    accumulator = probe.start(context, parts)
-    for batch in context.text.batches(batch_tokens):
-        accumulator.update(run(parts, batch, Need.LOSS if batch.graded_only else probe.needs))
-    return accumulator.result()
-
-
-def rows_alone(context: Context, model: Any) -> list[tuple[Any, Any, dict[str, Any]]]:
-    """(row, logits, what hooks of our own saw) of every main row, one at a time."""
-    return list(by_row(context, model).values())
-
-
-@contextmanager
-def spies(parts: LanguageModel, seen: dict[str, Any]) -> Iterator[None]:
-    """Hooks of our own, written anew so that they can disagree with the tracker's."""
-    seen.update(hidden=[], act=[], unit=[])
-
-    def block_in(_m: Any, args: Any, kwargs: Any) -> None:
-        seen["hidden"].append((args[0] if args else kwargs["hidden_states"])[0])
-
-    handles = []
-    for block, act, down in zip(parts.blocks, parts.activations, parts.downs, strict=True):
-        handles += [
-            block.register_forward_pre_hook(block_in, with_kwargs=True),
-            act.register_forward_hook(lambda _m, _i, o: seen["act"].append(o[0])),
-            down.register_forward_pre_hook(lambda _m, a: seen["unit"].append(a[0][0])),
-        ]
-    norm = parts.final_norm
-    handles.append(norm.register_forward_pre_hook(lambda _m, a: seen["hidden"].append(a[0][0])))
-    yield
-    for handle in handles:
-        handle.remove()
-
-
-def by_row(context: Context, model: Any) -> dict[int, tuple[Any, Any, dict[str, Any]]]:
-    """The same, by index of the row."""
-    found = {}
-    for index, row in enumerate(context.text.rows):
-        if row.graded_only:
-            continue
-        parts, seen = LanguageModel.of(model), {}
-        with spies(parts, seen):
-            logits = model(input_ids=torch.from_numpy(row.ids)[None]).logits[0]
-        found[index] = (row, logits, seen)
-    return found
-
-
-@pytest.fixture(scope="module", params=sorted(MAKERS))
-def model(request: pytest.FixtureRequest, tokenizer: Any) -> Any:
-    return tiny_model(request.param, len(tokenizer))
 
 
 def test_performance_equals_a_loop_over_single_rows(context: Context, model: Any) -> None:

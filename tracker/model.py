@@ -6,11 +6,13 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
 
 from checkpoints.errors import CheckpointError, UserError
 
@@ -126,6 +128,19 @@ class LanguageModel:
         """[units, d] what each unit of layer index `layer` adds to the residual stream."""
         weight: Tensor = self.downs[layer].weight
         return weight if self._input_first(self.downs[layer]) else weight.T
+
+    @cached_property
+    def matrices(self) -> dict[str, Tensor]:
+        """Weight matrices inside the blocks by name, as the model stores them."""
+        inside = {id(p) for block in self.blocks for p in block.parameters()}
+        named = self.model.named_parameters()
+        return {name: p for name, p in named if id(p) in inside and p.ndim == 2}
+
+    @cached_property
+    def input_first(self) -> frozenset[str]:
+        """Names of the matrices that are stored [input, output] (GPT-2), not [output, input]."""
+        conv = [n for n, m in self.model.named_modules() if isinstance(m, Conv1D)]
+        return frozenset(f"{name}.weight" for name in conv)
 
     @property
     def norm_centres(self) -> bool:

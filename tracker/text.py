@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -143,10 +143,28 @@ class ProbeText:
         )
         return entropy
 
-    def batches(self, batch_tokens: int) -> Iterator[Batch]:
-        """Rows of one language and similar length together, `batch_tokens` with padding at most."""
+    def batches(
+        self,
+        batch_tokens: int,
+        folds: Container[int] | None = None,
+        languages: Container[int] | None = None,
+    ) -> Iterator[Batch]:
+        """Rows of one language and similar length together, `batch_tokens` with padding at most.
+
+        Languages come one after another, graded-only rows last.
+
+        Args:
+            batch_tokens: Tokens of a batch, padding included.
+            folds: Only rows of these folds; None: all.
+            languages: Only rows of these languages; None: all.
+        """
         order = sorted(
-            range(len(self.rows)),
+            (
+                r
+                for r, row in enumerate(self.rows)
+                if (folds is None or row.fold in folds)
+                and (languages is None or row.language in languages)
+            ),
             key=lambda r: (self.rows[r].graded_only, self.rows[r].language, -len(self.rows[r].ids)),
         )
         group: list[int] = []

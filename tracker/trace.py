@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -22,6 +24,8 @@ class Need(enum.Flag):
     ACTIVATION = enum.auto()
     GRADIENT = enum.auto()
     """Gradient of the loss, summed over scored tokens, at each MLP unit."""
+    PARAMETER = enum.auto()
+    """Gradient of the same loss at the blocks' weight matrices, added to each matrix's `.grad`."""
 
 
 @dataclass(frozen=True)
@@ -43,17 +47,32 @@ class Trace:
     gradient: Sequence[Tensor]
     """[n] of [rows, tokens, U]: d(summed NLL)/d(unit)."""
 
+    @cached_property
+    def row_sum(self) -> Tensor:
+        """[n+1, rows, d] float32, the residual stream summed over each row's tokens of text."""
+        real = self.batch.real.to(self.residual[0].dtype)[:, None]
+        return torch.stack([torch.bmm(real, h)[:, 0].float() for h in self.residual])
+
 
 def run(model: LanguageModel, batch: Batch, needs: Need) -> Trace:
-    """One forward for all probes; one backward, down to the first MLP unit, if one asks for it."""
-    backward = Need.GRADIENT in needs
+    """One forward for all probes; one backward, down to the first thing asked for, if one asks.
+
+    With `Need.PARAMETER` the gradients of the blocks' matrices stay in their `.grad`, summed over
+    batches until somebody takes them: a second copy of the parameters, and never a third.
+    """
+    backward = bool(needs & (Need.GRADIENT | Need.PARAMETER))
+    matrices = list(model.matrices.values()) if Need.PARAMETER in needs else []
     seen: dict[str, list[Tensor]] = {}
-    with torch.set_grad_enabled(backward), capture(model, seen, start_gradient=backward):
+    with (
+        torch.set_grad_enabled(backward),
+        _differentiable(matrices),
+        capture(model, seen, start_gradient=Need.GRADIENT in needs),
+    ):
         final = model.trunk(batch.ids, batch.attention)
-    nll, correct, slope = head(model, final.detach(), batch, backward)
-    gradient: Sequence[Tensor] = ()
-    if slope is not None:
-        gradient = torch.autograd.grad(final, seen["unit"], slope)
+        nll, correct, slope = head(model, final.detach(), batch, backward)
+        units = seen["unit"] if Need.GRADIENT in needs else []
+        if slope is not None:
+            torch.autograd.backward(final, slope, inputs=[*units, *matrices])
     return Trace(
         model=model,
         batch=batch,
@@ -62,8 +81,25 @@ def run(model: LanguageModel, batch: Batch, needs: Need) -> Trace:
         residual=_kept(seen["residual"], Need.RESIDUAL in needs),
         activation=_kept(seen["activation"], Need.ACTIVATION in needs),
         unit=_kept(seen["unit"], bool(needs & (Need.ACTIVATION | Need.GRADIENT))),
-        gradient=gradient,
+        gradient=[_gradient(u) for u in units],
     )
+
+
+@contextmanager
+def _differentiable(parameters: Sequence[Tensor]) -> Iterator[None]:
+    """Let gradients flow into `parameters`, and only while inside."""
+    for parameter in parameters:
+        parameter.requires_grad_(True)
+    try:
+        yield
+    finally:
+        for parameter in parameters:
+            parameter.requires_grad_(False)
+
+
+def _gradient(tensor: Tensor) -> Tensor:
+    assert tensor.grad is not None
+    return tensor.grad
 
 
 def _kept(tensors: Sequence[Tensor], wanted: bool) -> Sequence[Tensor]:
