@@ -83,4 +83,90 @@ CAPTIONS = {
         "a proposal is a hypothesis until a model is trained on it.",
     ),
 }
-"""Figure -> caption; a figure without one is shown with its name."""
+"""Figure -> caption."""
+
+
+_CROSSED = (
+    "What is changed was chosen on one half of the documents and is read on the other, and the "
+    "reverse. "
+)
+_CONTROLS = (
+    "Random controls have as many units in each layer, or parameters in each matrix; their range "
+    "is that of the sets drawn, not an interval."
+)
+
+INTERVENTION_CAPTIONS = {
+    "_matrix": Caption(
+        "what goes when a language's part goes",
+        "Rise of the loss on each language (columns) when what belongs to one language (rows) is "
+        "taken away; beside it, the mean of random controls of the same size. Bold where the 95% "
+        "interval of the difference from the controls leaves out 0. A part that is a language's "
+        "own shows on the diagonal. " + _CROSSED,
+        "the loss says that something is needed, not what it does. " + _CONTROLS,
+    ),
+    "_loss": Caption(
+        "the loss under every change",
+        "Change of the loss on each language at the last step, with its 95% interval over "
+        "documents, beside the range of the random controls; for what belongs to one language, on "
+        "that language. " + _CROSSED,
+        _CONTROLS,
+    ),
+    "_evidence": Caption(
+        "the evidence for the right word under every change",
+        "Change of the right word's lead over the other concepts' words (logits at the output), "
+        "in words of the primary and of the language itself, at the last step. Without the units "
+        "that write the primary's word its lead should fall and the own word's should not. "
+        + _CROSSED,
+        "intervals are a jackknife over eight folds of documents. " + _CONTROLS,
+    ),
+    "_forgetting": Caption(
+        "what is forgotten while another language is learnt",
+        "Rise of the loss on each other language against the fall of the loss on the one that is "
+        "trained, one line per seed. Freezing slows the learning itself, so curves are compared at "
+        "equal gain (the same place on the horizontal axis): a lower curve forgets less.",
+        "a short training with a constant learning rate; seeds change the order of the text and "
+        "the random set, not the checkpoint.",
+    ),
+    "_written": Caption(
+        "the language that is written",
+        "Share of the target language among the distinctive tokens that the model writes after "
+        "beginnings of the source language, with the source's units at 0 and the target's at their "
+        "mean, 95% intervals over prompts; beside it the same prompts without steering, and random "
+        "units (smallest to largest). " + _CROSSED,
+        "a beginning may commit the model to its language. Tokens tell which language, not whether "
+        "it is good: the record keeps a sample of every arm.",
+    ),
+    "_loss_evolution": Caption(
+        "the loss under every change, over checkpoints",
+        "Change of the loss minus the mean change under random controls, with its 95% interval "
+        "over documents. " + _CROSSED,
+        "sets are chosen anew at every checkpoint, and their sizes differ.",
+    ),
+    "_evidence_evolution": Caption(
+        "the evidence under every change, over checkpoints",
+        "Change of the right word's lead minus the mean change under random controls. " + _CROSSED,
+        "sets are chosen anew at every checkpoint, and their sizes differ.",
+    ),
+    "_ratio": Caption(
+        "how much of a language runs on units shared with the primary",
+        "Rise of the loss without the important units that a language shares with the primary, as "
+        "a share of the rise without all its important units. Units that are removed hurt because "
+        "they are important: compare with as many equally important units that are not shared, "
+        "and with random ones. The dotted line is the working language's share of the primary. "
+        + _CROSSED,
+        "a ratio is left out where removing all important units does not clearly raise the loss.",
+    ),
+}
+"""Ending of an intervention's figure -> caption."""
+
+
+def caption(figure: str) -> Caption:
+    """The caption of a figure; one without is shown with its name."""
+    if figure in CAPTIONS:
+        return CAPTIONS[figure]
+    for ending in sorted(INTERVENTION_CAPTIONS, key=len, reverse=True):
+        if figure.endswith(ending):
+            found = INTERVENTION_CAPTIONS[ending]
+            name = figure.removesuffix(ending).replace("_", " ")
+            return Caption(f"{name.capitalize()}: {found.title}", found.reading, found.limits)
+    return Caption(figure.replace("_", " "), "", "")

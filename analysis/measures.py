@@ -325,6 +325,7 @@ MEASURES: Mapping[str, Measure] = {
     "own_split_half": Measure("share", _per_set("split_half", 2)),
     "lape": Measure("units", _count("specific")),
     "lape_absolute": Measure("units", _count("specific_absolute")),
+    "lape_equal": Measure("units", _count("specific_equal")),
     "importance_overlap": Measure("share", _importance_overlap),
     "importance_overlap_chance": Measure("share", _importance_chance),
     "importance_overlap_ceiling": Measure("share", _importance_ceiling),

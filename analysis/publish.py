@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -12,9 +12,10 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from matplotlib.figure import Figure
 
-from analysis import exporters, mixture
-from analysis.figures import FIGURES, Tables, save
+from analysis import effects, exporters, mixture
+from analysis.figures import FIGURES, Tables, interventions, save
 from analysis.mixture import Budget, Evidence, Mixture, Trajectory
 from analysis.report import ReportContext, write_report
 from analysis.run import Run, load_run
@@ -186,13 +187,15 @@ def _published(folder: Path, written: Mapping[str, Any]) -> Published:
 def _outputs(folder: Path, proposed: Mixture | None) -> list[str]:
     names = ["curves.csv", "stages.csv", "lineage.csv", "index.h5", REPORT]
     names += [] if proposed is None else [MIXTURE]
-    parts = [p for part in ("figures", "mixture") for p in sorted((folder / part).glob("*"))]
+    parts = [p for part in ("figures", "mixture") for p in sorted((folder / part).rglob("*.*"))]
+    parts += sorted((folder / store.INTERVENTIONS).glob("*.csv"))
     return names + [str(p.relative_to(folder)) for p in parts]
 
 
 def _inputs(folder: Path, request: Request) -> str:
     """Hash of the records (by size and date), the request, the corpus table and this code."""
     records = sorted((folder / "records").glob("step-*"))
+    records += sorted((folder / store.INTERVENTIONS).glob("*/step-*.h5"))
     content = [
         repr(request),
         *(f"{r.name} {r.stat().st_size} {r.stat().st_mtime_ns}" for r in records),
@@ -206,7 +209,7 @@ def _inputs(folder: Path, request: Request) -> str:
 
 
 def _publish(run: Run, request: Request, progress: Progress | None) -> tuple[Mixture | None, str]:
-    total = 2 * (len(run.languages) - 1) + len(FIGURES) + 2
+    total = 2 * (len(run.languages) - 1) + len(FIGURES) + 3
     count = _Counter(progress, total)
     for _ in run.each_fit():
         count.step("fitting curves")
@@ -221,10 +224,46 @@ def _publish(run: Run, request: Request, progress: Progress | None) -> tuple[Mix
         if name != "mixture" or proposed is not None:
             drawn[name] = draw(found)
             save(drawn[name], run.folder / "figures", name)
+    count.step("interventions")
+    drawn |= _write_interventions(run.folder, request, found.curves)
     context = _context(run, proposed, why_not, request.notes)
     write_report(run.folder / REPORT, found, context, figures=drawn)
     count.step("done")
     return proposed, why_not
+
+
+def publish_interventions(folder: Path, request: Request, names: Collection[str]) -> list[str]:
+    """Tables and figures of all interventions in a run's folder.
+
+    Where the run has records of its own, `publish` has written them, and the report shows them.
+
+    Returns:
+        One line per change that the named interventions made.
+    """
+    if not any((folder / "records").glob("step-*.h5")):
+        _write_interventions(folder, request, None)
+    found = effects.load_interventions(folder, request.replicates, request.seed)
+    return [
+        f"{label}: {line}"
+        for label, each in zip(effects.labels(found), found, strict=True)
+        if each.name in names
+        for line in effects.sentences(each.table)
+    ]
+
+
+def _write_interventions(
+    folder: Path, request: Request, curves: pd.DataFrame | None
+) -> dict[str, Figure]:
+    """A table beside the records of every intervention, and its figures."""
+    drawn = {}
+    found = effects.load_interventions(folder, request.replicates, request.seed)
+    for label, each in zip(effects.labels(found), found, strict=True):
+        path = each.folder.with_name(f"{each.folder.name}.csv")
+        store.write_text(path, each.table.to_csv(index=False))
+        for name, draw in interventions.draw(label, each.table, curves, each.paths):
+            drawn[name] = draw()
+            save(drawn[name], folder / "figures" / store.INTERVENTIONS, name)
+    return drawn
 
 
 class _Counter:

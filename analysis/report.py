@@ -10,7 +10,7 @@ import pandas as pd
 from jinja2 import Environment, StrictUndefined
 from matplotlib.figure import Figure
 
-from analysis.captions import CAPTIONS, Caption
+from analysis.captions import caption
 from analysis.figures import FIGURES, Tables, render
 from analysis.figures.babel_tower import MEASURES
 from analysis.figures.canvas import write
@@ -124,10 +124,10 @@ def _figures(tables: Tables) -> list[tuple[str, Callable[[Tables], Figure]]]:
 
 def _plate(name: str, figure: Figure) -> Plate:
     """A figure as a data URI with its caption."""
-    caption = CAPTIONS.get(name, Caption(name.replace("_", " "), "", ""))
+    words = caption(name)
     data = base64.b64encode(render(figure, "svg")).decode("ascii")
     return Plate(
-        name, caption.title, caption.reading, caption.limits, f"data:image/svg+xml;base64,{data}"
+        name, words.title, words.reading, words.limits, f"data:image/svg+xml;base64,{data}"
     )
 
 

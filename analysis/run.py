@@ -31,12 +31,19 @@ from tracker.store import Record
 
 Floats = NDArray[np.float64]
 
-HEAVY = tuple(
-    f"neurons/{name}"
-    for name in (
-        "activation_count", "activation_sum", "activation_count_fold", "activation_sum_fold",
-        "importance", "importance_fold", "evidence", "evidence_primary", "lape",
-    )
+HEAVY = (
+    *(
+        f"neurons/{name}"
+        for name in (
+            "activation_count", "activation_sum", "activation_count_fold", "activation_sum_fold",
+            "importance", "importance_fold", "evidence", "evidence_primary", "lape",
+        )
+    ),
+    *(
+        f"regions/{name}"
+        for name in ("region_mask", "mask_byte", "row_count", "column_count")
+    ),
+    "subspaces/language_mean",
 )  # fmt: skip
 """What curves and figures do not read: left on disk."""
 

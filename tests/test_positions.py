@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import numpy as np
@@ -74,6 +75,29 @@ def test_scripts_without_spaces_match_substrings_longest_first(tokenizer: Any) -
     assert index.names == ()
     assert len(index.positions) == 0
     assert set(index.pairs[1].dropped.values()) == {"same first token in both languages"}
+
+
+CODE = """a = dax  # dax wug
+b = "dax" + wug + f"wug {dax} dax"
+"""
+
+
+def places_in(tokenizer: Any, languages: tuple[str, str]) -> tuple[list[int], list[int]]:
+    """(first characters of the words found in the first document, words left out)."""
+    found = [Document(str(i), c, CODE) for c in languages for i in range(6)]
+    text = build_text(found, tokenizer, languages, TextSettings(10**6))
+    table = [{"concept": "word", languages[0]: ["dax"], languages[1]: ["wug"]}]
+    index = index_concepts(text, table, tokenizer, languages[0])
+    tokens = index.positions.token[index.positions.row == 0]
+    ends = [int(text.rows[0].offsets[token + 1, 1]) for token in tokens]
+    return [end - len("dax") for end in ends], index.quoted.tolist()
+
+
+def test_comments_and_strings_hold_no_positions_where_the_text_is_code(tokenizer: Any) -> None:
+    words = [m.start() for m in re.finditer("dax", CODE)]
+    assert places_in(tokenizer, ("python", "py")) == ([words[0], words[3]], [18, 12])
+    for languages in (("python", "en"), ("xx", "yy")):
+        assert places_in(tokenizer, languages) == (words, [0, 0])
 
 
 def _index(tokenizer: Any, table: list[dict[str, Any]], **settings: Any) -> ConceptIndex:

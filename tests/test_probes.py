@@ -16,7 +16,14 @@ from tracker.model import LanguageModel
 from tracker.positions import random_positions
 from tracker.probes import Context
 from tracker.probes.importance import Importance, top_units
-from tracker.probes.lape import Lape, activation_entropy, select, select_absolute
+from tracker.probes.lape import (
+    Lape,
+    activation_entropy,
+    bar_notes,
+    select,
+    select_absolute,
+    select_equal,
+)
 from tracker.probes.performance import Performance
 from tracker.probes.transferring import Transferring, correlate, others_mean
 from tracker.probes.vocabulary_mass import VocabularyMass, distinctive_tokens
@@ -129,6 +136,61 @@ def test_lape_is_the_published_procedure(
     members, threshold = published(a, top, bar)
     assert mine.bar == threshold
     assert set(map(tuple, np.argwhere(mine.specific).tolist())) == members
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    seed=st.integers(0, 10**6),
+    languages=st.sampled_from([1, 2, 3, 30]),
+    size=st.sampled_from([1, 3, 400]),
+    tokens=st.sampled_from([4, 997]),
+    bar=st.sampled_from([0.0, 0.5, 0.95, 1.0]),
+)
+def test_equal_size_sets_are_the_lowest_entropies_above_the_bar(
+    seed: int, languages: int, size: int, tokens: int, bar: float
+) -> None:
+    rng = np.random.default_rng(seed)
+    a = rng.binomial(tokens, rng.random((2, 20, languages)) ** 3) / tokens
+    a[0, 3] = 0
+    entries = sorted(a.ravel().tolist())
+    threshold = entries[max(round(bar * len(entries)), 1) - 1]
+    # With few tokens many entropies tie: as floats they must be the same ones then.
+    entropy = activation_entropy(a).ravel().tolist()
+    expected = set()
+    for c in range(languages):
+        above = [i for i in range(40) if a[i // 20, i % 20, c] > threshold]
+        while above and sum(x[0] == c for x in expected) < size:
+            lowest = min(above, key=lambda i: (entropy[i], i))
+            above.remove(lowest)
+            expected.add((c, lowest // 20, lowest % 20))
+    found = select_equal(a, size, bar)
+    assert set(map(tuple, np.argwhere(found).tolist())) == expected
+
+
+def test_a_bar_that_selects_nothing_or_anything_is_said(tokenizer: Any, context: Context) -> None:
+    a = np.full((2, 50, 2), 0.5)
+    a[0, :4, 0] = 0.9
+    nothing = "(mean activation probability 0.5): nothing can be specific"
+    assert bar_notes(a, 0.5) == ["", f"no unit is above the bar of 0.5 {nothing}"]
+    assert bar_notes(a, 0.9)[0].startswith("no unit is above the bar of 0.9")
+    model = tiny_model("llama", len(tokenizer))
+    with torch.no_grad():
+        for layer in model.model.layers:
+            layer.post_attention_layernorm.weight.fill_(0.0)  # every activation is 0 ...
+    found = measure(Lape(), context, model)
+    assert found.base_rate.tolist() == [0, 0, 0]
+    assert set(found.specific_note) == {
+        "the bar is 0, one active token is above it (mean activation probability 0)"
+    }
+    with torch.no_grad():
+        for layer in model.model.layers:
+            layer.mlp.act_fn = torch.nn.Softplus()  # ... or none is below 0
+    found = measure(Lape(), context, model)
+    assert not found.specific.any()
+    assert not found.specific_equal.any()
+    assert set(found.specific_note) == {
+        "no unit is above the bar of 1 (mean activation probability 1): nothing can be specific"
+    }
 
 
 def test_lape_ties_go_to_the_lower_index() -> None:

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import json
 import re
+import string
+import unicodedata
 from collections import Counter
 from importlib.resources import files
 from typing import Any
 
 import pytest
+
+from tracker.positions import _Finder
 
 LANGUAGES = ("en", "de", "fr", "es", "zh", "ja", "ru")
 UNSPACED = ("zh", "ja")
@@ -126,6 +130,65 @@ def test_a_spelling_is_a_word_of_one_concept(language: str) -> None:
     spellings = Counter(s for row in CONCEPTS for s in row.get(language, ()))
     assert {s: n for s, n in spellings.items() if n > 1} == {}
     assert [s for s in spellings if not re.fullmatch(r"[^\W\d_]+", s)] == []
+
+
+LETTERS = {
+    "en": "",
+    "de": "äöüß",
+    "fr": "àâæçèéêëîïôœùûü",
+    "es": "áéíñóúü",
+    "it": "àèéìòù",
+    "pt": "áâãàçéêíóôõú",
+    "nl": "éëï",
+    "pl": "ąćęłńóśźż",
+    "ru": "абвгдеёжзийклмнопрстуфхцчшщъыьэюя",
+}
+"""Of the alphabets that are no plain a to z: beside it, but for Russian."""
+
+SCRIPTS = {"zh": ("gb2312", ["CJK"]), "ja": ("shift_jis", ["CJK", "HIRAGANA", "KATAKANA"])}
+"""National character set (simplified signs are not in the Japanese one, nor the other way round),
+and the scripts of it that words are written in."""
+
+SENTENCE = {
+    "en": "Then she said {} again.",
+    "de": "Dann sagte sie „{}“, und zwar oft.",
+    "fr": "Puis elle a dit « {} » encore.",
+    "es": "Luego dijo «{}», otra vez.",
+    "it": "Poi disse «{}», ancora.",
+    "pt": "Depois disse «{}», outra vez.",
+    "nl": "Toen zei ze ‘{}’, en nog eens.",
+    "pl": "Potem rzekła: „{}” i tyle.",
+    "ru": "Потом она сказала: «{}», и всё.",
+    "zh": "然后她说了“{}”。",
+    "ja": "それから「{}」とささやいた。",
+}
+
+
+@pytest.mark.parametrize("language", sorted(SENTENCE))
+def test_a_spelling_is_written_in_the_script_of_its_language(language: str) -> None:
+    for spelling in owners(language):
+        if language in SCRIPTS:
+            charset, scripts = SCRIPTS[language]
+            spelling.encode(charset)
+            assert {unicodedata.name(letter).split()[0].split("-")[0] for letter in spelling} <= {
+                *scripts
+            }, spelling
+        else:
+            plain = "" if language == "ru" else string.ascii_lowercase
+            assert set(spelling.lower()) <= {*plain, *LETTERS[language]}, spelling
+        assert unicodedata.is_normalized("NFC", spelling)
+
+
+@pytest.mark.parametrize("language", sorted(SENTENCE))
+def test_a_spelling_is_found_in_a_sentence_by_what_locates_positions(language: str) -> None:
+    finder = _Finder({s: [row["concept"]] for row in CONCEPTS for s in row.get(language, ())})
+    before = SENTENCE[language].index("{")
+    for spelling, concept in owners(language).items():
+        assert finder.find(SENTENCE[language].format(spelling)) == [(before, concept)]
+    for row in SENTENCES:
+        if row["language"] == language:
+            concepts = {concept for _, concept in finder.find(row["text"])}
+            assert concepts == found(row["text"], language), row["text"]
 
 
 @pytest.mark.parametrize("language", UNSPACED)

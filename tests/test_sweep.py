@@ -234,6 +234,25 @@ def test_without_concepts_the_fallback_is_said(series: Path) -> None:
     assert set(usable_probes(m.probes, context)) == {"performance", "lape"}
 
 
+def test_spellings_in_comments_and_strings_are_left_out_and_counted(series_folder: Path) -> None:
+    text = {"python": 'a = dax  # dax\nb = "dax"\n', "java": 'a = oro; // oro\nb = "c";\n'}
+    context = make_context(
+        measurement(
+            series_folder,
+            documents=[Document(str(i), c, text[c]) for c in text for i in range(6)],
+            concept_table=[{"concept": "word", "python": ["dax"], "java": ["oro"]}],
+            languages=("python", "java"),
+            primary="python",
+            text_settings=TextSettings(1000, equal_tokens=False),
+        )
+    )
+    notes = [note for note in context.text.notes if "not counted" in note]
+    assert notes == [
+        "python: 12 spellings in comments and strings are not counted",
+        "java: 6 spellings in comments and strings are not counted",
+    ]
+
+
 def test_user_errors(series: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"model\.dtype=float8"):
         ModelSettings(dtype="float8")

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from conftest import documents as parallel_rows
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -90,6 +91,27 @@ def test_batches_hold_every_token_once_whatever_their_size(
         assert not batch.scored[:, -1].any()
     assert sorted(seen) == list(range(len(text.rows)))
     np.testing.assert_array_equal(counts, text.token_counts())
+
+
+@pytest.mark.parametrize("batch_tokens", [1, 100, 10**6])
+@pytest.mark.parametrize("languages", [None, {0, 2}])
+@pytest.mark.parametrize("folds", [None, {1}])
+def test_the_last_batch_of_a_language_is_marked(
+    tokenizer: Any, batch_tokens: int, languages: Any, folds: Any
+) -> None:
+    graded = Document("g", "yy", "a dax b", (Span(2, 5, "fact"),), True)
+    text = build(tokenizer, [*parallel(), graded], folds=3)
+    kinds = []
+    seen = [
+        (b.language, b.graded_only, b.last) for b in text.batches(batch_tokens, folds, languages)
+    ]
+    for i, (language, graded_only, last) in enumerate(seen):
+        later = [s[:2] for s in seen[i + 1 :]]
+        assert last == ((language, graded_only) not in later)
+        kinds += [(language, graded_only)] if last else []
+    main = [(c, False) for c in sorted(languages or {0, 1, 2})]
+    assert [k for k in kinds if not k[1]] == main
+    assert next(text.batches(batch_tokens)).to(torch.device("cpu")).last == seen[0][2]
 
 
 def test_a_tokenizer_with_bos_gets_a_prefix_that_is_not_counted(tokenizer: Any) -> None:

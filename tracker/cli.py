@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -66,6 +66,8 @@ def run(config: DictConfig, console: Console) -> int:
     settings = run_settings(config)
     require_proposer(settings.mixture.proposer)
     task = "track" if settings.shards > 1 and settings.task == "all" else settings.task
+    if task == "intervene":
+        return _intervene(config, settings, console)
     if task in ("analyze", "remix"):
         folder = _tracked_folder(config, settings)
         _publish(settings, folder, _corpus(config, settings, folder), _plan(folder), console)
@@ -115,6 +117,48 @@ def _track_and_publish(
     elif task != "track":
         _publish(settings, folder, corpus, plan, console)
     return SKIPPED if outcome.skipped else DONE
+
+
+def _intervene(config: DictConfig, settings: RunSettings, console: Console) -> int:
+    """Change checkpoints, measure what follows, draw it."""
+    from analysis.mixture import read_corpus
+    from tracker import store
+    from tracker.config import find_interventions, measurement, run_folder
+    from tracker.intervene import Plan, choose_steps, intervene
+
+    chosen = find_interventions(config)
+    with console.progress("training the built-in series") as progress:
+        found, _ = measurement(config, settings, progress)
+    folder = run_folder(settings, found)
+    steps = choose_steps(found.series, settings.steps)
+    table = _corpus(config, settings, folder)
+    sources = () if table is None else read_corpus(table).sources
+    corpus = {s.language: Path(s.path) for s in sources}
+    with console.progress("intervening") as progress:
+        outcome = intervene(found, Plan(chosen, steps, corpus), folder, progress)
+    for step, why in outcome.skipped.items():
+        console.say(f"step {step}: skipped ({why})")
+    console.say(
+        f"interventions ({', '.join(chosen)}): {len(outcome.measured)} checkpoints done, "
+        f"{len(outcome.kept)} kept -> {folder / store.INTERVENTIONS}"
+    )
+    if any((folder / "records").glob("step-*.h5")):
+        _publish(settings, folder, table, _plan(folder), console)
+    _show_interventions(settings, folder, chosen, console)
+    return SKIPPED if outcome.skipped else DONE
+
+
+def _show_interventions(
+    settings: RunSettings, folder: Path, names: Collection[str], console: Console
+) -> None:
+    from analysis.publish import Request, publish_interventions
+    from tracker import store
+
+    a = settings.analysis
+    request = Request(replicates=a.replicates, seed=a.seed)
+    for line in publish_interventions(folder, request, names):
+        console.result(line)
+    console.result(f"figures: {folder / 'figures' / store.INTERVENTIONS}")
 
 
 def _track(

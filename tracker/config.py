@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +24,12 @@ from tracker.documents import (
     from_dataset,
     from_jsonl,
     from_programs,
+    from_prompts,
     from_starter,
     read_concepts,
     shipped_concepts,
 )
+from tracker.interventions import Intervention
 from tracker.model import count_parameters
 from tracker.probes import Probe
 from tracker.sweep import (
@@ -39,7 +42,7 @@ from tracker.sweep import (
 )
 from tracker.text import TextSettings
 
-TASKS = ("all", "track", "analyze", "remix")
+TASKS = ("all", "track", "analyze", "remix", "intervene")
 
 
 @dataclass
@@ -94,6 +97,7 @@ class RunSettings:
     """The plain values at the top of the configuration."""
 
     task: str = "all"
+    steps: Any = None
     primary: str = "auto"
     languages: list[str] | None = None
     runs: str = "runs"
@@ -113,6 +117,7 @@ _TEXT_ONLY = ("kind", "pairs", *TextSettings.__dataclass_fields__)
 _SOURCES: dict[str, Callable[..., Source]] = {
     "programs": from_programs,
     "starter": from_starter,
+    "prompts": from_prompts,
     "jsonl": from_jsonl,
     "dataset": from_dataset,
 }
@@ -223,12 +228,33 @@ def find_probes(config: DictConfig) -> dict[str, Probe]:
     """The chosen probes by name."""
     if "performance" not in config.probes:
         raise UserError("probe: performance is missing, and everything else rests on it; add it")
+    return _made(config.probes, "probe")
+
+
+def _made(group: DictConfig, what: str) -> dict[str, Any]:
+    """What a group of settings describes, by name."""
     try:
-        return {str(name): instantiate(probe) for name, probe in config.probes.items()}
+        return {str(name): instantiate(settings) for name, settings in group.items()}
     except HydraException as error:
         if isinstance(error.__cause__, UserError):
             raise error.__cause__ from None
-        raise UserError(f"probe: {str(error).splitlines()[0]}") from None
+        raise UserError(f"{what}: {str(error).splitlines()[0]}") from None
+
+
+def find_interventions(config: DictConfig) -> dict[str, Intervention]:
+    """The chosen interventions by name.
+
+    Raises:
+        UserError: None is chosen, or a setting is wrong.
+    """
+    if not config.interventions:
+        known = sorted(
+            entry.name.removesuffix(".yaml")
+            for entry in files("conf").joinpath("intervention").iterdir()
+            if entry.name.endswith(".yaml")
+        )
+        raise UserError(f"task=intervene: choose intervention={' | '.join(known)}")
+    return _made(config.interventions, "intervention")
 
 
 def measurement(

@@ -62,6 +62,20 @@ def from_starter() -> Source:
     )
 
 
+def from_prompts() -> Source:
+    """The built-in prompts, each with its completion, and their concept table.
+
+    The procedure of the Babel Tower paper (methods 2): in each of 11 programming languages, short
+    pieces of code after which the name of a built-in function comes next. The counterpart position
+    is the end of the prompt.
+    """
+    documents = tuple(
+        Document(row["id"], row["language"], row["prompt"] + row["completion"])
+        for row in concepts.prompt_rows()
+    )
+    return Source(documents, tuple(concepts.prompt_concepts()))
+
+
 _NAMES = {"language": "language", "text": "text", "id": "id"}
 
 

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from tracker.syntax import comments_and_strings, programming
 from tracker.text import ProbeText, Row
 
 Ints = NDArray[np.int64]
@@ -82,6 +83,8 @@ class ConceptIndex:
     """[position] index into `names`."""
     unused: int
     """Positions beyond the cap per concept and language."""
+    quoted: Ints
+    """[language] spellings in comments and strings of source code, which are no positions."""
 
     def token_sets(self, concepts: Ints, language: int) -> list[tuple[int, ...]]:
         """First tokens of the given concepts in one language."""
@@ -101,12 +104,14 @@ def index_concepts(
     """Find the counterpart positions of every concept and decide which concepts are compared.
 
     A position is one whose next token starts a whole identifier (or word) that spells the concept
-    in the language of the text. A pair (primary, other) drops a concept that either language lacks,
-    that has fewer than `least` positions in either language's text, whose first tokens coincide
-    in the two languages, or (**choice**) whose first tokens another, more frequent concept of the
-    pair already uses: a shared token would be counted for both. First tokens that start the concept
-    nowhere in the probe text do not count (**choice**): a word that a tokenizer breaks up without
-    its leading space starts with a fragment there, which stands for anything.
+    in the language of the text, outside comments and strings where that is a programming language
+    (**choice**: there the word is prose or data). A pair (primary, other) drops a concept that
+    either language lacks, that has fewer than `least` positions in either language's text, whose
+    first tokens coincide in the two languages, or (**choice**) whose first tokens another, more
+    frequent concept of the pair already uses: a shared token would be counted for both. First
+    tokens that start the concept nowhere in the probe text do not count (**choice**): a word that a
+    tokenizer breaks up without its leading space starts with a fragment there, which stands for
+    anything.
 
     Args:
         text: Tokenised probe text.
@@ -120,7 +125,7 @@ def index_concepts(
     names = [str(row["concept"]) for row in table]
     spellings = [[_spellings(row, c) for c in text.languages] for row in table]
     possible = [[_first_tokens(s, tokenizer) for s in row] for row in spellings]
-    raw = _locate(text, spellings, possible)
+    raw, quoted = _locate(text, spellings, possible)
     seen = {(k, c, int(text.rows[row].ids[token + 1])) for c, k, row, token in raw}
     tokens = [
         [tuple(t for t in known if (k, c, t) in seen) for c, known in enumerate(row)]
@@ -149,6 +154,7 @@ def index_concepts(
         language=_column(kept, 0),
         concept=np.array([renumber[k] for _, k, _, _ in kept], np.int64),
         unused=unused,
+        quoted=quoted,
     )
 
 
@@ -190,17 +196,33 @@ def _locate(
     text: ProbeText,
     spellings: Sequence[Sequence[tuple[str, ...]]],
     tokens: Sequence[Sequence[tuple[int, ...]]],
-) -> list[_Place]:
+) -> tuple[list[_Place], Ints]:
+    """All places, and per language how many more lie in comments and strings."""
     found: list[_Place] = []
+    quoted = np.zeros(len(text.languages), np.int64)
     finders = [_finder(spellings, c) for c in range(len(text.languages))]
+    columns = programming(text.languages)
     places = [finders[text.languages.index(d.language)].find(d.text) for d in text.documents]
+    hidden = [_quoted(d.text, columns.get(d.language)) for d in text.documents]
     for index, row in enumerate(text.rows):
         if not row.graded_only:
             content = text.documents[row.document].text
-            for token, concept in _in_row(row, content, places[row.document]):
-                if int(row.ids[token]) in tokens[concept][row.language]:
+            for start, token, concept in _in_row(row, content, places[row.document]):
+                if int(row.ids[token]) not in tokens[concept][row.language]:
+                    continue
+                if hidden[row.document][start]:
+                    quoted[row.language] += 1
+                else:
                     found.append((row.language, concept, index, token - 1))
-    return found
+    return found, quoted
+
+
+def _quoted(text: str, column: str | None) -> NDArray[np.bool_]:
+    """[character] whether it is in a comment or string of source code."""
+    mask = np.zeros(len(text), np.bool_)
+    for start, end in comments_and_strings(text, column) if column else ():
+        mask[start:end] = True
+    return mask
 
 
 def _finder(spellings: Sequence[Sequence[tuple[str, ...]]], language: int) -> _Finder:
@@ -230,8 +252,8 @@ class _Finder:
         ]
 
 
-def _in_row(row: Row, text: str, places: list[tuple[int, int]]) -> list[tuple[int, int]]:
-    """(token that starts the spelling, concept); the token must have a predecessor in the row."""
+def _in_row(row: Row, text: str, places: list[tuple[int, int]]) -> list[tuple[int, int, int]]:
+    """(character and token that start the spelling, concept) where the row has a token before."""
     found = []
     first, last = row.offsets[:, 0], row.offsets[:, 1]
     for start, concept in places:
@@ -239,7 +261,7 @@ def _in_row(row: Row, text: str, places: list[tuple[int, int]]) -> list[tuple[in
         if len(covering) and covering[0] >= row.first_scored:
             token = int(covering[0])
             if not text[first[token] : start].strip():
-                found.append((token, concept))
+                found.append((start, token, concept))
     return found
 
 

@@ -67,6 +67,10 @@ def variables(result: Any) -> dict[str, Variable]:
     return found
 
 
+INTERVENTIONS = "interventions"
+"""Folder, within a run's, of the records of interventions."""
+
+
 def record_name(step: int) -> str:
     """File name of the record of `step`."""
     return f"step-{step:09d}.h5"
@@ -115,7 +119,8 @@ def _write_scale(group: h5py.Group, name: str, values: NDArray[Any]) -> h5py.Dat
     values = np.asarray(values)
     text = values.dtype.kind in "UO"
     data = values.astype(object) if text else values
-    scale = group.create_dataset(name, data=data, dtype=_STRING if text else None)
+    options = _MASK_COMPRESSION if values.size > 256 and not text else {}
+    scale = group.create_dataset(name, data=data, dtype=_STRING if text else None, **options)
     scale.make_scale(name)
     return scale
 

@@ -6,7 +6,7 @@ import hashlib
 import json
 import platform
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -24,11 +24,11 @@ from tracker import store
 from tracker.concepts import canonical
 from tracker.documents import Document, text_digest
 from tracker.model import ANATOMY, LanguageModel, load_model, unsupported
-from tracker.positions import index_concepts
+from tracker.one_pass import one_pass
+from tracker.positions import ConceptIndex, index_concepts
 from tracker.probes import Context, Probe
 from tracker.store import Variable
 from tracker.text import ProbeText, TextSettings, build_text
-from tracker.trace import Need, run
 
 Progress = Callable[[int, int, str], None]
 """Called with (done, total, what is being done)."""
@@ -162,7 +162,7 @@ def track(
         progress: Told after each checkpoint.
         context: The measurement's context, where it is made already.
     """
-    sweep = _Sweep(measurement, folder, context)
+    sweep = Sweep(measurement, folder, context)
     clear_unfinished(folder)
     mine = measurement.series.checkpoints[shard::shards]
     measured: list[int] = []
@@ -181,7 +181,7 @@ def track(
     return Outcome(tuple(measured), tuple(kept), skipped, dict(measurement.series.pending))
 
 
-class _Sweep:
+class Sweep:
     """State shared by the checkpoints of one process: the text is tokenised once, when needed."""
 
     def __init__(
@@ -195,6 +195,7 @@ class _Sweep:
 
     @property
     def context(self) -> Context:
+        """The text with its concepts located."""
         if self._context is None:
             self._context = make_context(self.measurement)
         return self._context
@@ -203,21 +204,21 @@ class _Sweep:
         """Measure a checkpoint unless its record stands; whether it was measured."""
         path = self.folder / store.record_name(checkpoint.step)
         files = check_weights(checkpoint.path)
-        if path.exists() and _same_weights(path, files):
+        if path.exists() and same_weights(path, files):
             self._amend_tokens(path, checkpoint)
             return False
-        _check_tokenizer(checkpoint, self.measurement)
         model = self.load(checkpoint)
         groups = self.measure(model)
         groups.setdefault("performance", {})["tokens_seen"] = Variable(
             ("language",), self._tokens_seen(checkpoint), "tokens", "-1 where unknown"
         )
-        self._write(path, checkpoint, model, groups, files)
+        self.write(path, checkpoint, model, groups, files)
         store.clear_skip(self.folder, checkpoint.step)
         return True
 
     def load(self, checkpoint: Checkpoint) -> LanguageModel:
-        """A checkpoint that has the series' shape and covers the tokenizer."""
+        """A checkpoint that has the series' shape and tokenizer; the first one is self-tested."""
+        _check_tokenizer(checkpoint, self.measurement)
         _check_shape(checkpoint, self.reference)
         settings = self.measurement.model_settings
         dtype, remote = getattr(torch, settings.dtype), settings.trust_remote_code
@@ -225,25 +226,20 @@ class _Sweep:
         entries, needed = model.unembedding.shape[0], self.context.text.vocabulary
         if entries < needed:
             raise CheckpointError(f"the vocabulary has {entries} entries, the tokenizer {needed}")
+        if not self._tested:
+            first = torch.from_numpy(self.context.text.rows[0].ids)[None]
+            model.self_test(first.to(model.device))
+            self._tested = True
         return model
 
     def measure(self, model: LanguageModel) -> dict[str, dict[str, Variable]]:
         """One pass over the text for all probes; variables by group."""
-        probes = usable_probes(self.measurement.probes, self.context)
-        needs = Need.NOTHING
-        for probe in probes.values():
-            needs |= probe.needs
-        running = [(probe, probe.start(self.context, model)) for probe in probes.values()]
-        for batch in self.context.text.batches(self.measurement.model_settings.batch_tokens):
-            moved = batch.to(model.device)
-            if not self._tested:
-                model.self_test(moved.ids[:1])
-                self._tested = True
-            trace = run(model, moved, Need.LOSS if batch.graded_only else needs)
-            for _, accumulator in running:
-                accumulator.update(trace)
+        probes = list(usable_probes(self.measurement.probes, self.context).values())
+        running = one_pass(
+            model, self.context, probes, self.measurement.model_settings.batch_tokens
+        )
         groups: dict[str, dict[str, Variable]] = {}
-        for probe, accumulator in running:
+        for probe, accumulator in zip(probes, running, strict=True):
             found = store.variables(accumulator.result())
             group = groups.setdefault(probe.group, {})
             assert not set(found) & set(group), (probe, set(found) & set(group))
@@ -269,14 +265,25 @@ class _Sweep:
         if record is not None and (record[0] != tokens or (record[1] != seen).any()):
             store.amend(path, {"tokens": tokens}, {"performance/tokens_seen": seen})
 
-    def _write(
+    def write(
         self,
         path: Path,
         checkpoint: Checkpoint,
         model: LanguageModel,
         groups: Mapping[str, Mapping[str, Variable]],
         files: Sequence[Path],
+        attributes: Mapping[str, str] | None = None,
     ) -> None:
+        """Write what was found in a checkpoint, with where it comes from.
+
+        Args:
+            path: Where to.
+            checkpoint: What was measured.
+            model: The same, loaded.
+            groups: What was found.
+            files: The weights.
+            attributes: Root attributes beside those that every record has.
+        """
         m, text = self.measurement, self.context.text
         store.write_record(
             path,
@@ -308,6 +315,7 @@ class _Sweep:
                 "primary": m.primary,
                 "architecture": model.model.config.model_type,
                 "parameters": sum(p.numel() for p in model.model.parameters()),
+                **(attributes or {}),
             },
             m.config,
         )
@@ -342,13 +350,17 @@ def make_context(measurement: Measurement) -> Context:
             "which cannot tell translation from a preference for a language (text.pairs adds one)"
         )
     else:
-        notes += _concept_notes(text, found.pairs.values())
+        notes += _concept_notes(text, found)
     return Context(replace(text, notes=tuple(notes)), m.primary, found, m.seed)
 
 
-def _concept_notes(text: ProbeText, pairs: Iterable[Any]) -> list[str]:
-    notes = []
-    for pair in pairs:
+def _concept_notes(text: ProbeText, found: ConceptIndex) -> list[str]:
+    notes = [
+        f"{language}: {n} spellings in comments and strings are not counted"
+        for language, n in zip(text.languages, found.quoted, strict=True)
+        if n
+    ]
+    for pair in found.pairs.values():
         reasons = Counter(pair.dropped.values())
         detail = ", ".join(f"{n} {reason}" for reason, n in sorted(reasons.items()))
         name = text.languages[pair.language]
@@ -473,7 +485,7 @@ def _digest_files(files: Sequence[Path]) -> str:
     return digest.hexdigest()
 
 
-def _same_weights(record: Path, files: Sequence[Path]) -> bool:
+def same_weights(record: Path, files: Sequence[Path]) -> bool:
     """Whether the record is of these weights; they are read only where size or date differ."""
     attributes = store.read_attributes(record)
     if attributes.get("weights_stat") == _stat(files):
@@ -496,7 +508,7 @@ def auto_primary(measurement: Measurement, progress: Progress | None = None) -> 
     from tracker.probes.performance import Performance
 
     probe = replace(measurement, probes={"performance": Performance()}, concept_table=())
-    sweep = _Sweep(probe, Path())
+    sweep = Sweep(probe, Path())
     readable: list[tuple[int, _Levels]] = []
     for checkpoint in measurement.series.checkpoints:
         if progress:

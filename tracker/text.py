@@ -90,6 +90,8 @@ class Batch:
     """[rows] int64."""
     fold: torch.Tensor
     """[rows] int64."""
+    last: bool = False
+    """No later batch of the same reading has rows of this language and kind."""
 
     def to(self, device: torch.device) -> Batch:
         """The same batch on `device`."""
@@ -97,7 +99,7 @@ class Batch:
             name: getattr(self, name).to(device, non_blocking=True)
             for name in ("ids", "attention", "real", "scored", "target", "document", "fold")
         }
-        return Batch(self.rows, self.language, self.graded_only, **moved)
+        return Batch(self.rows, self.language, self.graded_only, **moved, last=self.last)
 
 
 @dataclass(frozen=True)
@@ -170,18 +172,21 @@ class ProbeText:
         group: list[int] = []
         for index in order:
             if group and not self._fits(group, index, batch_tokens):
-                yield self._batch(group)
+                yield self._batch(group, last=not self._same_kind(group[0], index))
                 group = []
             group.append(index)
         if group:
-            yield self._batch(group)
+            yield self._batch(group, last=True)
+
+    def _same_kind(self, first: int, second: int) -> bool:
+        a, b = self.rows[first], self.rows[second]
+        return (a.language, a.graded_only) == (b.language, b.graded_only)
 
     def _fits(self, group: list[int], index: int, batch_tokens: int) -> bool:
-        first, row = self.rows[group[0]], self.rows[index]
-        same = (first.language, first.graded_only) == (row.language, row.graded_only)
-        return same and (len(group) + 1) * len(first.ids) <= batch_tokens
+        size = (len(group) + 1) * len(self.rows[group[0]].ids)
+        return self._same_kind(group[0], index) and size <= batch_tokens
 
-    def _batch(self, group: list[int]) -> Batch:
+    def _batch(self, group: list[int], last: bool) -> Batch:
         rows = [self.rows[i] for i in group]
         shape = (len(rows), max(len(r.ids) for r in rows))
         ids, target = np.zeros(shape, np.int64), np.zeros(shape, np.int64)
@@ -204,6 +209,7 @@ class ProbeText:
             target=torch.from_numpy(target),
             document=torch.tensor([r.document for r in rows]),
             fold=torch.tensor([r.fold for r in rows]),
+            last=last,
         )
 
 

@@ -15,13 +15,23 @@ that mostly mean something else (`match` in Python, `find`, `all`, `in`) are lef
 from __future__ import annotations
 
 import json
+import re
 from functools import cache
 from importlib.resources import files
 from typing import Any
 
 from checkpoints.errors import UserError
 
-__all__ = ["ALIASES", "TABLES", "canonical", "load", "starter_rows"]
+__all__ = [
+    "ALIASES",
+    "TABLES",
+    "canonical",
+    "load",
+    "natural",
+    "prompt_concepts",
+    "prompt_rows",
+    "starter_rows",
+]
 
 TABLES = ("code", "natural")
 """Concept tables that ship: programming languages, natural languages."""
@@ -69,6 +79,11 @@ def canonical(language: str) -> str:
     return ALIASES.get(language.lower(), language)
 
 
+def natural() -> frozenset[str]:
+    """The columns of the natural languages."""
+    return frozenset(c for row in _lines("natural.jsonl") for c in row if c != "concept")
+
+
 def load(name: str) -> list[dict[str, Any]]:
     """The rows of a shipped concept table: `{"concept": str, language: [spelling, ...]}`.
 
@@ -83,6 +98,28 @@ def load(name: str) -> list[dict[str, Any]]:
 def starter_rows() -> list[dict[str, str]]:
     """The built-in parallel sentences: `{"id", "language", "text"}`, translations share an id."""
     return [dict(row) for row in _lines("starter.jsonl")]
+
+
+def prompt_rows() -> list[dict[str, str]]:
+    """The built-in prompts: `{"id", "concept", "language", "prompt", "completion"}`.
+
+    A prompt is a piece of code after which a built-in function comes next; the completion is the
+    call. Prompts for the same thing in several languages share an id.
+    """
+    return [dict(row) for row in _lines("prompts.jsonl")]
+
+
+def prompt_concepts() -> list[dict[str, Any]]:
+    """The concept table of the prompts: per language the functions that their completions call."""
+    table: dict[str, dict[str, Any]] = {}
+    for row in prompt_rows():
+        name = re.match(r"\w+", row["completion"])
+        assert name is not None, row
+        concept = table.setdefault(row["concept"], {"concept": row["concept"]})
+        spellings = concept.setdefault(row["language"], [])
+        if name[0] not in spellings:
+            spellings.append(name[0])
+    return list(table.values())
 
 
 @cache

@@ -43,18 +43,36 @@ class Context:
         return [c for c in range(len(self.text.languages)) if c != self.primary_index]
 
 
-def require_fraction(probe: str, **settings: object) -> None:
-    """Refuse settings that are no number above 0 and at most 1."""
+def require_fraction(where: str, **settings: object) -> None:
+    """Refuse settings that are no number above 0 and at most 1.
+
+    Args:
+        where: Name of a probe, or the full place of other settings (`interventions.steer`).
+        settings: Name and value of each.
+    """
     for name, value in settings.items():
         if not isinstance(value, int | float) or not 0 < value <= 1:
-            raise UserError(f"probes.{probe}.{name}={value}: choose more than 0, at most 1")
+            raise UserError(f"{_place(where)}.{name}={value}: choose more than 0, at most 1")
 
 
-def require_number(probe: str, least: float, **settings: object) -> None:
-    """Refuse settings that are no number of at least `least`."""
+def require_number(where: str, least: float, **settings: object) -> None:
+    """Refuse settings that are no number of at least `least`; `where` as in `require_fraction`."""
     for name, value in settings.items():
         if not isinstance(value, int | float) or value < least:
-            raise UserError(f"probes.{probe}.{name}={value}: choose at least {least}")
+            raise UserError(f"{_place(where)}.{name}={value}: choose at least {least}")
+
+
+def require_whole(where: str, least: int, **settings: object) -> None:
+    """Refuse settings that are no whole number of at least `least`."""
+    for name, value in settings.items():
+        if not isinstance(value, int) or value < least:
+            raise UserError(
+                f"{_place(where)}.{name}={value}: choose a whole number of at least {least}"
+            )
+
+
+def _place(where: str) -> str:
+    return where if "." in where else f"probes.{where}"
 
 
 class Accumulator(Protocol):

@@ -7,13 +7,14 @@ Language Models" (arXiv 2402.16438).
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from tracker.model import LanguageModel
-from tracker.probes import Context, require_fraction
+from tracker.probes import Context, require_fraction, require_number
 from tracker.store import array
 from tracker.trace import Need, Trace
 
@@ -54,9 +55,7 @@ def select(
         bar_fraction: Rank of the bar among all entries of `probability`.
     """
     layers, units, languages = probability.shape
-    flat = probability.ravel()
-    rank = min(max(round(bar_fraction * flat.size), 1), flat.size)
-    bar = float(np.partition(flat, rank - 1)[rank - 1])
+    bar = _bar(probability, bar_fraction)
     entropy = activation_entropy(probability)
     entropy[~(probability > bar).any(-1)] = np.inf
     order = np.argsort(entropy.ravel(), kind="stable")[: round(top_fraction * layers * units)]
@@ -65,6 +64,57 @@ def select(
     member = chosen.reshape(layers, units, 1) & (probability > bar)
     assert member.shape == (layers, units, languages)
     return Selection(entropy, bar, np.moveaxis(member, -1, 0))
+
+
+def _bar(probability: Floats, bar_fraction: float) -> float:
+    """The value of rank `round(bar_fraction · N)` among all `N` entries."""
+    flat = probability.ravel()
+    rank = min(max(round(bar_fraction * flat.size), 1), flat.size)
+    return float(np.partition(flat, rank - 1)[rank - 1])
+
+
+def select_equal(
+    probability: Floats, size: int = 400, bar_fraction: float = 0.95
+) -> NDArray[np.bool_]:
+    """As many units for every language: its `size` lowest-entropy ones above the bar.
+
+    The variant of arXiv 2506.01074, where LAPE's sets of very different size would not compare:
+    per language, among the units with `a > bar` in it, the `size` of lowest entropy, ties by flat
+    index. **Choice**: a language with fewer units above the bar (small models) gets all of them,
+    and its set is the smaller.
+
+    Args:
+        probability: [layer, unit, language] share of tokens on which a unit is active.
+        size: Units per language.
+        bar_fraction: Rank of the bar among all entries of `probability`.
+
+    Returns:
+        [language, layer, unit] masks.
+    """
+    above = np.moveaxis(probability > _bar(probability, bar_fraction), -1, 0)
+    order = np.argsort(activation_entropy(probability).ravel(), kind="stable")
+    chosen = np.zeros((len(above), above[0].size), np.bool_)
+    for mine, candidate in zip(chosen, above.reshape(chosen.shape), strict=True):
+        mine[order[candidate[order]][:size]] = True
+    return chosen.reshape(above.shape)
+
+
+def bar_notes(probability: Floats, bar: float) -> list[str]:
+    """Per language what is wrong with a bar that selects nothing or anything; else empty.
+
+    Activations that are almost never negative put the bar at 1, which no unit exceeds; those that
+    are almost never positive put it at 0, which any unit exceeds that is ever active.
+    """
+    notes = []
+    for c, rate in enumerate(probability.mean((0, 1))):
+        seen = f"(mean activation probability {rate:.2g})"
+        if bar <= 0:
+            notes.append(f"the bar is 0, one active token is above it {seen}")
+        elif not (probability[..., c] > bar).any():
+            notes.append(f"no unit is above the bar of {bar:.3g} {seen}: nothing can be specific")
+        else:
+            notes.append("")
+    return notes
 
 
 def select_absolute(
@@ -92,7 +142,7 @@ def select_absolute(
 
 @dataclass(frozen=True)
 class LapeResult:
-    """Raw counts, and the sets that two thresholds make of them."""
+    """Raw counts, and the sets that are made of them in three ways."""
 
     activation_count: NDArray[np.int64] = array("layer", "unit", "language", unit="tokens")
     activation_sum: Floats = array("layer", "unit", "language", doc="summed activation")
@@ -108,6 +158,10 @@ class LapeResult:
         "language", unit="share", doc="mean activation probability", curve=True
     )
     specific: NDArray[np.bool_] = array("language", "layer", "unit", doc="published selection")
+    specific_note: NDArray[Any] = array("language", doc="bar that selects nothing or anything")
+    specific_equal: NDArray[np.bool_] = array(
+        "language", "layer", "unit", doc="as many per language"
+    )
     specific_absolute: NDArray[np.bool_] = array(
         "language", "layer", "unit", doc="entropy below a fixed bound"
     )
@@ -115,10 +169,11 @@ class LapeResult:
 
 @dataclass(frozen=True)
 class Lape:
-    """Settings of both selections."""
+    """Settings of the three selections."""
 
     top_fraction: float = 0.01
     bar_fraction: float = 0.95
+    equal_size: int = 400
     absolute_entropy: float = 0.9
     absolute_probability: float = 0.01
     group: str = "neurons"
@@ -133,6 +188,7 @@ class Lape:
             absolute_entropy=self.absolute_entropy,
             absolute_probability=self.absolute_probability,
         )
+        require_number("lape", 1, equal_size=self.equal_size)
 
     def start(self, context: Context, model: LanguageModel) -> LapeCounts:
         """Empty counts."""
@@ -182,6 +238,8 @@ class LapeCounts:
             bar=np.asarray(published.bar),
             base_rate=probability.mean((0, 1)),
             specific=published.specific,
+            specific_note=np.array(bar_notes(probability, published.bar), dtype=object),
+            specific_equal=select_equal(probability, int(s.equal_size), s.bar_fraction),
             specific_absolute=select_absolute(
                 probability, s.absolute_entropy, s.absolute_probability
             ),

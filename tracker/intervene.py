@@ -1,0 +1,181 @@
+"""Interventions on the checkpoints of a series: one record per intervention and checkpoint."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from checkpoints.errors import CheckpointError, UserError
+from checkpoints.files import clear_unfinished
+from checkpoints.local import check_weights
+from checkpoints.series import Checkpoint, Series
+from tracker import store
+from tracker.interventions import FOLDS, Intervention, Subject
+from tracker.probes import Context
+from tracker.sweep import Measurement, Outcome, Sweep, make_context, same_weights, usable_probes
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is to be done to which checkpoints."""
+
+    interventions: Mapping[str, Intervention]
+    """By the name under which the record keeps the result."""
+    steps: tuple[int, ...]
+    corpus: Mapping[str, Path] = field(default_factory=dict)
+    """Language -> JSON lines to train on."""
+
+
+def choose_steps(series: Series, wanted: Any) -> tuple[int, ...]:
+    """The steps to intervene on: a given one or a list, `all`, or, by default, the last.
+
+    Raises:
+        UserError: A step that the series does not have.
+    """
+    if wanted == "all":
+        return tuple(series.steps)
+    if wanted is None:
+        return (series.steps[-1],)
+    chosen = wanted if isinstance(wanted, list | tuple) else [wanted]
+    if not chosen or not all(isinstance(s, int) for s in chosen):
+        raise UserError(f"steps={wanted}: choose all, or a list such as steps=[0,512]")
+    unknown = [s for s in chosen if s not in series.steps]
+    if unknown:
+        near = min(series.steps, key=lambda s: abs(s - unknown[0]))
+        raise UserError(
+            f"steps: the series has no step {unknown[0]} (the nearest is {near}; "
+            f"it has {len(series.steps)} steps from {series.steps[0]} to {series.steps[-1]})"
+        )
+    return tuple(sorted(set(chosen)))
+
+
+def record_path(folder: Path, name: str, digest: str, step: int) -> Path:
+    """Where the record of an intervention on a checkpoint is kept in a run's folder.
+
+    Records of other settings stand beside it, in a folder of their own.
+    """
+    return folder / store.INTERVENTIONS / f"{name}-{digest[:8]}" / store.record_name(step)
+
+
+def intervene(
+    measurement: Measurement,
+    plan: Plan,
+    folder: Path,
+    progress: Callable[[int, int, str], None] | None = None,
+) -> Outcome:
+    """Do every intervention to every chosen checkpoint that has no record of it yet.
+
+    A checkpoint that cannot be loaded is skipped, and the others go on.
+
+    Args:
+        measurement: The run: series, text, probes.
+        plan: Interventions, steps, corpus.
+        folder: The run's folder.
+        progress: Told after each intervention.
+
+    Raises:
+        UserError: An intervention cannot be done on this text or without a corpus.
+    """
+    m = replace(
+        measurement,
+        # More folds than a record of a large model keeps: halves need them.
+        text_settings=replace(measurement.text_settings, folds=FOLDS),
+        documents=tuple(d for d in measurement.documents if not d.graded_only),
+    )
+    context = make_context(m)
+    for name, intervention in plan.interventions.items():
+        _refuse_unable(name, intervention, context, plan)
+    sweep = _Interventions(m, plan, folder, context)
+    clear_unfinished(folder / store.INTERVENTIONS)
+    chosen = [c for c in m.series.checkpoints if c.step in plan.steps]
+    total = len(chosen) * len(plan.interventions)
+    done: list[int] = []
+    kept: list[int] = []
+    skipped: dict[int, str] = {}
+    for number, checkpoint in enumerate(chosen):
+
+        def told(name: str, what: str, number: int = number, step: int = checkpoint.step) -> None:
+            if progress:
+                place = list(plan.interventions).index(name)
+                here = number * len(plan.interventions) + place
+                progress(here, total, f"step {step}, {name}: {what}")
+
+        try:
+            (done if sweep.visit(checkpoint, told) else kept).append(checkpoint.step)
+        except CheckpointError as error:
+            skipped[checkpoint.step] = str(error)
+    if progress:
+        progress(total, total, "done")
+    return Outcome(tuple(done), tuple(kept), skipped, dict(m.series.pending))
+
+
+def _refuse_unable(name: str, intervention: Intervention, context: Context, plan: Plan) -> None:
+    if getattr(intervention, "needs_concepts", False) and context.concepts is None:
+        raise UserError(
+            f"intervention={name}: it rests on a concept table, and none fits the text; "
+            "text.pairs=FILE adds one"
+        )
+    if getattr(intervention, "needs_corpus", False) and not plan.corpus:
+        raise UserError(
+            f"intervention={name}: it trains, and there is nothing to train on; "
+            "mixture.corpus=FILE names a table with language and path"
+        )
+
+
+class _Interventions:
+    """State shared by the checkpoints."""
+
+    def __init__(
+        self, measurement: Measurement, plan: Plan, folder: Path, context: Context
+    ) -> None:
+        self.plan, self.folder, self.context = plan, folder, context
+        self.sweep = Sweep(measurement, folder, context)
+        self.measurement = measurement
+
+    def visit(self, checkpoint: Checkpoint, told: Callable[[str, str], None]) -> bool:
+        """Do what is not done yet; whether anything was done."""
+        files = check_weights(checkpoint.path)
+        due = {}
+        for name, intervention in self.plan.interventions.items():
+            path = record_path(self.folder, name, self._digest(intervention), checkpoint.step)
+            if not (path.exists() and same_weights(path, files)):
+                due[name] = path
+        if not due:
+            return False
+        model = self.sweep.load(checkpoint)
+        probes = usable_probes(self.measurement.probes, self.context)
+        for name, path in due.items():
+            intervention = self.plan.interventions[name]
+
+            def progress(what: str, name: str = name) -> None:
+                told(name, what)
+
+            subject = Subject(
+                model=model,
+                context=self.context,
+                tokenizer=self.measurement.tokenizer,
+                step=checkpoint.step,
+                batch_tokens=self.measurement.model_settings.batch_tokens,
+                probes=probes,
+                corpus=self.plan.corpus,
+                progress=progress,
+            )
+            groups = {name: store.variables(intervention.run(subject))}
+            described = {
+                "intervention": repr(intervention),
+                "intervention_sha256": self._digest(intervention),
+            }
+            self.sweep.write(path, checkpoint, model, groups, files, described)
+        return True
+
+    def _digest(self, intervention: Intervention) -> str:
+        """Hash of everything that changes an intervention's record."""
+        corpus = {}
+        if getattr(intervention, "needs_corpus", False):
+            corpus = {c: str(p.resolve()) for c, p in sorted(self.plan.corpus.items())}
+        content = [self.measurement.digest(), repr(intervention), corpus]
+        return hashlib.sha256(json.dumps(content).encode()).hexdigest()

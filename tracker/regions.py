@@ -1,0 +1,128 @@
+"""Sets of single parameters, matrix by matrix: chosen by importance, compared, located.
+
+A set is an array of flat indices into a weight matrix as the model stores it, ascending.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+Ints = NDArray[np.int64]
+Floats = NDArray[np.float64]
+Places = Mapping[str, Ints]
+"""Name of a weight matrix -> flat indices into it."""
+
+NOWHERE: Ints = np.zeros(0, np.int64)
+
+TOP_DIMENSIONS = 0.01
+"""Share of rows or columns whose part of a region is told."""
+
+
+@dataclass(frozen=True)
+class RegionIndices:
+    """The regions of one checkpoint."""
+
+    core: Places
+    bottom: Places
+    language: tuple[Places, ...]
+    """Top `k` of each language, in the order of the text's languages."""
+    monolingual: tuple[Places, ...]
+    """The same minus what is in any other language's."""
+    importance_of_core: Mapping[str, NDArray[np.float32]]
+    """Importance summed over languages at the core's parameters (nats)."""
+    importance: Mapping[str, float]
+    """The same summed over the whole matrix."""
+    size: Mapping[str, int]
+    """`k` of each matrix."""
+    shape: Mapping[str, tuple[int, int]]
+    """As stored."""
+    input_first: frozenset[str]
+    """Matrices stored [input, output] (GPT-2); all others are [output, input]."""
+
+    def dimensions(self, name: str, places: Ints) -> tuple[Ints, Ints]:
+        """(row, column) of flat indices: a row is an output dimension, however it is stored."""
+        first, second = np.divmod(places, self.shape[name][1])
+        return (second, first) if name in self.input_first else (first, second)
+
+    def outputs_and_inputs(self, name: str) -> tuple[int, int]:
+        """Number of rows (output dimensions) and of columns (input dimensions)."""
+        first, second = self.shape[name]
+        return (second, first) if name in self.input_first else (first, second)
+
+
+def highest(importance: Tensor, k: int) -> Ints:
+    """Flat indices of the `k` highest, ascending; zeros are left out, ties go to the lower index.
+
+    `topk` alone leaves open which of several equal values it takes.
+    """
+    flat = importance.flatten()
+    bar = flat.topk(k, sorted=False).values.min()
+    return _up_to(flat > bar, (flat == bar) & (bar > 0), k)
+
+
+def lowest(importance: Tensor, k: int) -> Ints:
+    """Flat indices of the `k` lowest, ascending; ties go to the lower index."""
+    if k == 0:
+        return NOWHERE
+    flat = importance.flatten()
+    bar = flat.topk(k, largest=False, sorted=False).values.max()
+    return _up_to(flat < bar, flat == bar, k)
+
+
+def _up_to(beyond: Tensor, level: Tensor, k: int) -> Ints:
+    inside = beyond.nonzero()[:, 0]
+    at_bar = level.nonzero()[: k - len(inside), 0]
+    found: Ints = torch.cat([inside, at_bar]).sort().values.cpu().numpy()
+    return found
+
+
+def at(values: Tensor, places: Ints) -> NDArray[np.float32]:
+    """The values at flat indices."""
+    index = torch.from_numpy(places).to(values.device)
+    found: NDArray[np.float32] = values.flatten()[index].cpu().numpy()
+    return found
+
+
+def in_no_other(sets: Sequence[Ints]) -> list[Ints]:
+    """Of each set, what is in none of the others."""
+    union, count = np.unique(np.concatenate(sets), return_counts=True)
+    alone = union[count == 1]
+    return [np.intersect1d(s, alone, assume_unique=True) for s in sets]
+
+
+def overlaps(sets: Sequence[Ints]) -> Ints:
+    """[n, n] how much every two of n sets have in common."""
+    union, place = np.unique(np.concatenate(sets), return_inverse=True)
+    member = np.zeros((len(sets), union.size), np.bool_)
+    member[np.repeat(np.arange(len(sets)), [len(s) for s in sets]), place] = True
+    return np.array([[np.count_nonzero(a & b) for b in member] for a in member], np.int64)
+
+
+def gini(counts: NDArray[np.integer[Any]]) -> Floats:
+    """`sum_ij |x_i - x_j| / (2 n sum_i x_i)` over the last axis [..., n]; NaN where all are 0.
+
+    0: every row holds equally much; `1 - 1/n`: one row holds all.
+    """
+    n = counts.shape[-1]
+    weighted = (np.sort(counts, -1) * (2.0 * np.arange(1, n + 1) - n - 1)).sum(-1)
+    return share_of(weighted, n * counts.sum(-1))
+
+
+def top_share(counts: NDArray[np.integer[Any]]) -> Floats:
+    """Share of the sum that the largest 1% of the last axis (at least one) hold."""
+    most = max(1, round(TOP_DIMENSIONS * counts.shape[-1]))
+    return share_of(np.sort(counts, -1)[..., -most:].sum(-1), counts.sum(-1))
+
+
+def share_of(part: NDArray[Any], whole: NDArray[Any]) -> Floats:
+    """`part / whole`, NaN where the whole is 0."""
+    share: Floats = np.full(np.broadcast_shapes(part.shape, whole.shape), np.nan)
+    np.divide(part, whole, out=share, where=whole != 0)
+    return share
