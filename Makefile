@@ -1,4 +1,5 @@
 # make demo   the built-in series: train, track, analyze, propose
+# make findings   docs/findings.md from the stored results in docs/findings/
 # make test   all tests;  make test-fast: without those that kill and train
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV ?= .venv
@@ -7,7 +8,7 @@ STAMP := $(VENV)/.installed
 
 export OMP_WAIT_POLICY ?= passive
 
-.PHONY: demo test test-fast lint wheel clean
+.PHONY: demo test test-fast lint wheel findings clean
 
 demo: $(STAMP)
 	$(BIN)/tracker
@@ -22,6 +23,9 @@ lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+findings: $(STAMP)
+	$(BIN)/python benchmarks/findings.py write
 
 wheel: $(STAMP)
 	rm -rf build dist

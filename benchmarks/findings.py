@@ -1,0 +1,716 @@
+"""What the source papers claim and what was measured here, written from stored results.
+
+    python benchmarks/findings.py store RUN_FOLDER NAME    # a run's results -> docs/findings/NAME
+    python benchmarks/findings.py write                    # docs/findings/* -> docs/findings.md
+
+No number of `docs/findings.md` is typed by hand. A claim's verdict is a rule on the stored numbers,
+printed with it. `benchmarks/experiments.sh` makes the runs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from analysis import load_run
+from analysis.angles import turns
+from analysis.effects import labels, load_interventions
+from analysis.measures import middle_layers
+from analysis.run import Run
+
+DOCS = Path(__file__).parent.parent / "docs"
+STORED = DOCS / "findings"
+KEPT = (
+    "working_language_share", "neuron_mass_share", "vocabulary_mass", "specificity", "loss",
+    "transferring", "bilingual", "own", "transferring_chance", "lape", "lape_absolute",
+    "importance_overlap", "importance_overlap_chance", "region_overlap_primary",
+    "monolingual_share", "subspace_distance_specific", "subspace_distance_agnostic",
+    "semantic_alignment_centred", "semantic_alignment", "semantic_alignment_chance",
+)  # fmt: skip
+"""Measures whose curves are stored."""
+
+
+def store(folder: Path, name: str) -> None:
+    """Keep what the findings rest on: curves, stages, layer means, interventions."""
+    out = STORED / name
+    out.mkdir(parents=True, exist_ok=True)
+    run = load_run(folder)
+    facts = run.records[-1].attributes
+    about = {key: str(facts[key]) for key in ("series", "architecture", "primary", "software")}
+    about |= {
+        "parameters": int(facts["parameters"]),
+        "languages": list(run.languages),
+        "steps": run.steps.tolist(),
+        "tokens": [None if np.isnan(t) else int(t) for t in run.tokens],
+    }
+    (out / "about.json").write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
+    curves = run.curves()
+    curves = curves[curves["measure"].isin(KEPT) & curves["value"].notna()]
+    curves[["measure", "language", "step", "tokens", "value", "low", "high"]].round(5).to_csv(
+        out / "curves.csv", index=False
+    )
+    stages = run.stages()
+    stages.to_csv(out / "stages.csv", index=False)
+    pd.DataFrame(_summaries(run)).round(5).to_csv(out / "summaries.csv", index=False)
+    sets = run.sets()
+    sets[sets["step"] == run.steps[-1]][["set", "language", "layer", "count"]].to_csv(
+        out / "sets.csv", index=False
+    )
+    found = load_interventions(folder)
+    for label, each in zip(labels(found), found, strict=True):
+        each.table.round(6).to_csv(out / f"intervention-{label}.csv", index=False)
+
+
+def _summaries(run: Run) -> Iterator[dict[str, object]]:
+    """Means over layers or matrices that no curve holds, per step."""
+    for record in run.records:
+        at = {"step": record.step}
+        for axis in ("row", "column"):
+            gini = record.get(f"regions/{axis}_gini")
+            if gini is not None:
+                random = float(np.nanmean(record[f"regions/{axis}_gini_random"]))
+                core = float(np.nanmean(gini[0]))
+                yield at | {"what": f"core_{axis}_gini", "value": core, "chance": random}
+        share = record.get("subspaces/variance_share")
+        if share is not None:
+            middle = middle_layers(share.shape[1])
+            for i, part in enumerate(record["subspaces/variance_part"]):
+                chance = float(record["subspaces/variance_share_chance"][i])
+                value = float(np.mean(share[i, middle]))
+                yield at | {"what": f"variance_{part}", "value": value, "chance": chance}
+        contrast = record.get("alignment/meaning_contrast_centred")
+        if contrast is not None:
+            value = float(np.mean(contrast[middle_layers(len(contrast))]))
+            yield at | {"what": "meaning_contrast", "value": value, "chance": 0.0}
+    for turn in turns(run.records):
+        middle = middle_layers(len(turn.overlap))
+        yield {
+            "step": turn.after,
+            "what": "specific_overlap",
+            "value": float(np.nanmean(turn.overlap[middle])),
+            "chance": float(np.nanmean(turn.random_overlap[middle])),
+        }
+
+
+@dataclass(frozen=True)
+class Stored:
+    """One series' stored results."""
+
+    folder: Path
+
+    @cached_property
+    def about(self) -> dict[str, object]:
+        """Series, model, languages, steps."""
+        return dict(json.loads((self.folder / "about.json").read_text(encoding="utf-8")))
+
+    def table(self, name: str) -> pd.DataFrame:
+        """A stored table; empty where it is not there."""
+        path = self.folder / f"{name}.csv"
+        if not path.exists() or path.stat().st_size < 2:
+            return pd.DataFrame()
+        return pd.read_csv(path, keep_default_na=False, na_values=[""])
+
+    @property
+    def primary(self) -> str:
+        """The primary language."""
+        return str(self.about["primary"])
+
+    @property
+    def others(self) -> list[str]:
+        """All other languages."""
+        return [str(c) for c in self.about["languages"] if c != self.primary]  # type: ignore[attr-defined]
+
+    def steps(self, name: str) -> list[int]:
+        """Steps of a stored table."""
+        table = self.table(name)
+        return sorted(int(s) for s in table["step"].unique()) if len(table) else []
+
+    def at(self, name: str, step: int, **where: object) -> pd.DataFrame:
+        """Rows of an intervention's table at a step."""
+        table = self.table(f"intervention-{name}")
+        table = table[table["step"] == step]
+        for column, value in where.items():
+            table = table[table[column].fillna("") == value]
+        return table
+
+    def curve(self, measure: str, language: str) -> pd.DataFrame:
+        """One curve, ascending by step."""
+        table = self.table("curves")
+        found = table[(table["measure"] == measure) & (table["language"] == language)]
+        return found.sort_values("step")
+
+
+@dataclass(frozen=True)
+class Found:
+    """What one series says about a claim."""
+
+    measured: list[str]
+    verdict: str
+    rule: str
+
+
+Reading = Callable[[Stored], "Found | None"]
+
+
+@dataclass(frozen=True)
+class Claim:
+    """One claim of a paper, and how it is read."""
+
+    claimed: str
+    read: Reading
+
+
+def number(value: float, low: float = np.nan, high: float = np.nan, digits: int = 3) -> str:
+    """`+.312 [.290, .334]`."""
+    text = f"{value:+.{digits}f}"
+    return text if not np.isfinite(low) else f"{text} [{low:+.{digits}f}, {high:+.{digits}f}]"
+
+
+def verdict(hits: int, of: int) -> str:
+    """Holds, in part, or not, by the number of cases."""
+    if not of:
+        return "not resolved"
+    if hits == of:
+        return f"**holds** ({hits} of {of})"
+    return f"**holds in part** ({hits} of {of})" if hits else f"**does not hold** (0 of {of})"
+
+
+def _one(table: pd.DataFrame, statistic: str) -> pd.Series | None:
+    found = table[table["statistic"] == statistic]
+    return None if found.empty else found.iloc[0]
+
+
+def last_step(stored: Stored, intervention: str) -> int | None:
+    """The last step of an intervention."""
+    steps = stored.steps(f"intervention-{intervention}")
+    return steps[-1] if steps else None
+
+
+def against_random(
+    stored: Stored, intervention: str, edit: str, own: bool, step: int | None = None
+) -> tuple[list[str], int, int, int]:
+    """Lines per language with change, controls and excess; (lines, clearly above, of, step)."""
+    step = last_step(stored, intervention) if step is None else step
+    assert step is not None
+    lines, hits, of = [], 0, 0
+    for language in [stored.primary, *stored.others]:
+        where = {"edit": edit, "language": language} | ({"target": language} if own else {})
+        here = stored.at(intervention, step, **where)
+        if "written" in here.columns:
+            here = here[here["written"].isna()]
+        change, control, excess = (_one(here, s) for s in ("change", "control", "excess"))
+        if change is None or excess is None or control is None:
+            continue
+        of += 1
+        hits += bool(excess["low"] > 0)
+        lines.append(
+            f"{language} {number(change['value'])} against random {number(control['value'])}, "
+            f"excess {number(excess['value'], excess['low'], excess['high'])}"
+        )
+    return lines, hits, of, step
+
+
+def lape_units(stored: Stored) -> Found | None:
+    """Units that respond to one language only: more than in the first checkpoint?"""
+    lines, hits = [], 0
+    languages = [stored.primary, *stored.others]
+    for language in languages:
+        curve = stored.curve("lape_absolute", language)
+        if curve.empty:
+            return None
+        first, last = curve.iloc[0], curve.iloc[-1]
+        hits += bool(last["value"] > first["value"])
+        lines.append(f"{language} {first['value']:.0f} → {last['value']:.0f}")
+    steps = stored.about["steps"]
+    text = f"units below the absolute entropy bound, step {steps[0]} → {steps[-1]}: "  # type: ignore[index]
+    rule = "more units at the last checkpoint than at the first, by language"
+    return Found([text + ", ".join(lines)], verdict(hits, len(languages)), rule)
+
+
+def lape_layers(stored: Stored) -> Found | None:
+    """Where they sit."""
+    table = stored.table("sets")
+    table = table[table["set"] == "lape"] if len(table) else table
+    if table.empty or not table["count"].sum():
+        return None
+    layers = sorted(table["layer"].unique())
+    counts = table.groupby("layer")["count"].sum().reindex(layers).to_numpy(dtype=float)
+    third = max(1, len(layers) // 3)
+    outer = (counts[:third].sum() + counts[-third:].sum()) / counts.sum()
+    even = 2 * third / len(layers)
+    lines = ", ".join(f"layer {n}: {c:.0f}" for n, c in zip(layers, counts, strict=True))
+    said = "**holds**" if outer > 1.1 * even else "**does not hold**"
+    text = f"memberships by layer at the last checkpoint: {lines}; outer thirds {outer:.0%}"
+    return Found([text], said, f"the outer thirds of the layers hold more than 1.1 × {even:.0%}")
+
+
+def lape_diagonal(stored: Stored) -> Found | None:
+    """Deactivation hurts the own language most."""
+    step = last_step(stored, "deactivate")
+    if step is None:
+        return None
+    lines, hits, of = [], 0, 0
+    for language in [stored.primary, *stored.others]:
+        row = stored.at("deactivate", step, edit="specific", target=language)
+        row = row[row["written"].isna()] if len(row) else row
+        own = _one(row[row["language"] == language], "excess")
+        if own is None:
+            continue
+        size = float(own["size"])
+        others = row[(row["language"] != language) & (row["statistic"] == "excess")]["value"]
+        clear = bool(own["low"] > 0 and own["value"] > others.max())
+        of += 1
+        hits += clear
+        lines.append(
+            f"{language} ({size:g} units) own {number(own['value'], own['low'], own['high'], 4)}, "
+            f"largest on another language {number(others.max(), digits=4)}"
+        )
+    text = f"excess over random, nats/token, step {step}: " + "; ".join(lines)
+    rule = (
+        "the interval of the own language's excess lies above 0, and it is the largest of its row"
+    )
+    return Found([text], verdict(hits, of), rule)
+
+
+def steering(stored: Stored) -> Found | None:
+    """Steering changes the language that is written."""
+    step = last_step(stored, "steer")
+    if step is None:
+        return None
+    table = stored.at("steer", step)
+    table = table[table["language"] == table["target"]]
+    lines, hits, of = [], 0, 0
+    for edit, here in table.groupby("edit", sort=False):
+        before, after, control = (
+            _one(here, f"share_{s}") for s in ("before", "steered", "control")
+        )
+        if before is None or after is None or control is None or np.isnan(after["value"]):
+            continue
+        of += 1
+        hits += bool(after["low"] > max(before["high"], control["high"]))
+        lines.append(
+            f"{edit} {before['value']:.2f} → {after['value']:.2f} "
+            f"[{after['low']:.2f}, {after['high']:.2f}], random {control['value']:.2f}"
+        )
+    text = f"share of the target's distinctive tokens, step {step}: " + "; ".join(lines)
+    rule = "the steered share's interval lies above that without steering and above every control"
+    return Found([text], verdict(hits, of), rule)
+
+
+def core_region(stored: Stored) -> Found | None:
+    """Removing the core destroys, bottom and random hardly matter."""
+    if last_step(stored, "remove") is None:
+        return None
+    core, hits, of, step = against_random(stored, "remove", "core", own=False)
+    size = float(stored.at("remove", step, edit="core")["size"].iloc[0])
+    measured = [f"core ({size:,.0f} parameters) removed, step {step}: " + "; ".join(core)]
+    for edit in ("bottom", "largest"):
+        here = stored.at("remove", step, edit=edit, statistic="change")
+        texts = [f"{r.language} {number(r.value)}" for r in here.itertuples()]
+        measured.append(f"{edit} region: " + ", ".join(texts))
+    rule = "the interval of the core's excess over random lies above 0, by language"
+    return Found(measured, verdict(hits, of), rule)
+
+
+def size_is_enough(stored: Stored) -> Found | None:
+    """Is it the importance, or the size of the weights?"""
+    step = last_step(stored, "remove")
+    if step is None:
+        return None
+    lines, hits, of = [], 0, 0
+    for language in [stored.primary, *stored.others]:
+        core, large = (
+            _one(stored.at("remove", step, edit=e, language=language), "change")
+            for e in ("core", "largest")
+        )
+        if core is None or large is None:
+            continue
+        of += 1
+        hits += bool(core["low"] > large["high"])
+        lines.append(
+            f"{language} core {number(core['value'], core['low'], core['high'])}, largest "
+            f"{number(large['value'], large['low'], large['high'])}"
+        )
+    rule = "without the core the loss is clearly higher than without as many of the largest weights"
+    return Found([f"step {step}: " + "; ".join(lines)], verdict(hits, of), rule)
+
+
+def monolingual(stored: Stored) -> Found | None:
+    """Removing a monolingual region hurts its language most."""
+    step = last_step(stored, "remove")
+    if step is None:
+        return None
+    lines, hits, of = [], 0, 0
+    for language in [stored.primary, *stored.others]:
+        row = stored.at("remove", step, edit="monolingual", target=language)
+        own = _one(row[row["language"] == language], "excess")
+        if own is None:
+            continue
+        others = row[(row["language"] != language) & (row["statistic"] == "excess")]["value"]
+        of += 1
+        hits += bool(own["low"] > 0 and own["value"] > others.max())
+        lines.append(
+            f"{language} own {number(own['value'], own['low'], own['high'])}, largest on another "
+            f"language {number(others.max())}"
+        )
+    text = f"excess over random, nats/token, step {step}: " + "; ".join(lines)
+    rule = (
+        "the interval of the own language's excess lies above 0, and it is the largest of its row"
+    )
+    return Found([text], verdict(hits, of), rule)
+
+
+def dimensions(stored: Stored) -> Found | None:
+    """The core lies on few rows and columns."""
+    table = stored.table("summaries")
+    lines, hits = [], 0
+    for axis in ("row", "column"):
+        here = table[table["what"] == f"core_{axis}_gini"].sort_values("step")
+        if here.empty:
+            return None
+        last = here.iloc[-1]
+        hits += bool(last["value"] > last["chance"])
+        lines.append(f"{axis}s {last['value']:.2f} (random {last['chance']:.2f})")
+    text = "Gini coefficient of the core over " + ", ".join(lines) + ", mean of the matrices"
+    return Found([text], verdict(hits, 2), "above the mean of random regions of the same size")
+
+
+def perturbation(stored: Stored) -> Found | None:
+    """Single parameters on the top dimensions."""
+    step = last_step(stored, "perturb")
+    if step is None:
+        return None
+    lines, hits, of = [], 0, 0
+    for edit in ("top", "elsewhere", "dimensions"):
+        here = stored.at("perturb", step, edit=edit)
+        means = here.groupby(["number", "statistic"])["value"].mean().unstack()
+        if means.empty:
+            continue
+        above = (means["change"] > here[here["statistic"] == "control"].groupby("number")[
+            "high"].mean()).sum()  # fmt: skip
+        if edit == "top":
+            hits, of = int(above), len(means)
+        lines.append(
+            f"{edit}: mean change {number(means['change'].mean())}, largest "
+            f"{number(means['change'].max())}, random {number(means['control'].mean())}"
+        )
+    text = f"nats/token, mean over languages and parameters, step {step}: " + "; ".join(lines)
+    rule = "trials (one parameter each) above the largest of their random controls"
+    return Found([text], verdict(hits, of), rule)
+
+
+def freezing(stored: Stored) -> Found | None:
+    """Freezing the core mitigates forgetting."""
+    step = last_step(stored, "freeze")
+    if step is None:
+        return None
+    table = stored.at("freeze", step)
+    lines, hits, of = [], 0, 0
+    for language in dict.fromkeys(table["language"]):
+        here = table[table["language"] == language]
+        levels = {r.edit: r.value for r in here[here["statistic"] == "forgetting"].itertuples()}
+        core, random = (
+            _one(here[here["edit"] == e], "forgetting_excess") for e in ("core", "random")
+        )
+        if core is None or random is None:
+            continue
+        of += 1
+        hits += bool(core["high"] < 0 and core["value"] < random["value"])
+        lines.append(
+            f"{language} free {number(levels['free'])}, core against free "
+            f"{number(core['value'], core['low'], core['high'])}, random against free "
+            f"{number(random['value'], random['low'], random['high'])}"
+        )
+    text = f"forgetting at equal gain, nats/token, 95% over seeds, step {step}: " + "; ".join(lines)
+    rule = "forgetting with the core frozen is below free training (interval) and below random"
+    return Found([text], verdict(hits, of), rule)
+
+
+def subspaces(stored: Stored) -> Found | None:
+    """Languages differ in a small subspace."""
+    table = stored.table("summaries")
+    here = table[table["what"] == "variance_language"].sort_values("step")
+    if here.empty:
+        return None
+    first, last = here.iloc[0], here.iloc[-1]
+    meaning = table[table["what"] == "variance_meaning"].sort_values("step").iloc[-1]
+    text = (
+        f"share of the variance of document means between languages, middle layers: "
+        f"{first['value']:.2f} at step {first['step']}, {last['value']:.2f} at step "
+        f"{last['step']} (chance {last['chance']:.3f}); between meanings {meaning['value']:.2f} "
+        f"(chance {meaning['chance']:.2f})"
+    )
+    lines = []
+    for language in stored.others:
+        pairs = [stored.curve(f"subspace_distance_{s}", language) for s in ("agnostic", "specific")]
+        if all(len(p) for p in pairs):
+            lines.append(f"{language} {pairs[0].value.iloc[-1]:.3f}/{pairs[1].value.iloc[-1]:.2f}")
+    distance = "distance to the primary, agnostic/specific (RMS units): " + ", ".join(lines)
+    held = last["value"] > 2 * last["chance"]
+    rule = "languages explain more than twice the variance that chance would"
+    return Found([text, distance], "**holds**" if held else "**does not hold**", rule)
+
+
+def lens_objective(stored: Stored) -> Found | None:
+    """The objective improves the target and spares the primary."""
+    step = last_step(stored, "lens")
+    if step is None:
+        return None
+    lines, hits, of = [], 0, 0
+    for language in stored.others:
+        own = stored.at("lens", step, edit="lens", target=language, language=language)
+        cost = stored.at("lens", step, edit="lens", target=language, language=stored.primary)
+        change, control, paid = _one(own, "change"), _one(own, "control"), _one(cost, "change")
+        if change is None or paid is None or control is None:
+            continue
+        of += 1
+        hits += bool(change["high"] < 0 and change["value"] < control["low"])
+        lines.append(
+            f"{language} {number(change['value'], change['low'], change['high'], 4)} (random "
+            f"subspaces {number(control['value'], digits=4)}), {stored.primary} "
+            f"{number(paid['value'], digits=4)}"
+        )
+    text = f"change of the loss, nats/token, step {step}: " + "; ".join(lines)
+    rule = "the target's loss falls (interval) by more than under random subspaces"
+    return Found([text], verdict(hits, of), rule)
+
+
+def splits(stored: Stored) -> Found | None:
+    """The working language moves from the primary to the language itself."""
+    table = stored.table("stages")
+    lines, hits, of = [], 0, 0
+    for language in stored.others:
+        here = table[table["language"] == language]
+        if here.empty:
+            continue
+        first = here[here["measure"] == here["measure"].iloc[0]]
+        name, outcome = str(first["measure"].iloc[0]), str(first["outcome"].iloc[0])
+        of += 1
+        hits += outcome == "split"
+        if outcome == "split":
+            mid = first[first["statistic"] == "midpoint"].iloc[0]
+            said = (
+                f"split at {mid['value']:.2g} {mid['unit']} [{mid['low']:.2g}, {mid['high']:.2g}]"
+            )
+        else:
+            said = f"no split ({first['reason'].iloc[0]})"
+        lines.append(f"{language}: {said} ({name.replace('_', ' ')})")
+    return Found(lines, verdict(hits, of), "a split is announced by the parametric-bootstrap test")
+
+
+def transferring(stored: Stored) -> Found | None:
+    """The number of transferring units falls."""
+    lines, hits, of = [], 0, 0
+    for language in stored.others:
+        curve = stored.curve("transferring", language)
+        if curve.empty or not curve["value"].max():
+            continue
+        peak = curve.loc[curve["value"].idxmax()]
+        last = curve.iloc[-1]
+        of += 1
+        hits += bool(last["value"] < 0.5 * peak["value"])
+        lines.append(f"{language} {peak['value']:.0f} at step {peak['step']} → {last['value']:.0f}")
+    if not of:
+        return None
+    chance = stored.table("curves")
+    chance = chance[chance["measure"] == "transferring_chance"]["value"]
+    text = "units, largest → last checkpoint: " + ", ".join(lines)
+    text += f" (by chance {chance.mean():.0f})"
+    return Found([text], verdict(hits, of), "fewer than half of the largest number at the end")
+
+
+def causal_evidence(stored: Stored) -> Found | None:
+    """Without the transferring units the primary's right word loses its lead, not the own one."""
+    steps = stored.steps("intervention-deactivate_transferring")
+    if not steps:
+        return None
+    measured, hits, of = [], 0, 0
+    early = _early(stored, steps)
+    for edit, written, step in (("transferring", "primary", early), ("own", "own", steps[-1])):
+        lines = []
+        for language in stored.others:
+            here = stored.at(
+                "deactivate_transferring", step, edit=edit, target=language, written=written,
+                place="output",
+            )  # fmt: skip
+            change, control, excess = (
+                _one(here, f"evidence_{s}") for s in ("change", "control", "excess")
+            )
+            if change is None or control is None or excess is None:
+                continue
+            of += 1
+            hits += bool(excess["high"] < 0)
+            lines.append(
+                f"{language} {number(change['value'], digits=2)} against random "
+                f"{number(control['value'], digits=2)}, excess "
+                f"{number(excess['value'], excess['low'], excess['high'], 2)}"
+            )
+        measured.append(f"{edit} off, {written} right word, step {step}: " + "; ".join(lines))
+    rule = "the interval of the evidence's excess over random lies below 0, by language and set"
+    return Found(measured, verdict(hits, of), rule)
+
+
+def _early(stored: Stored, steps: list[int]) -> int:
+    """The step with the most transferring units."""
+    table = stored.table("curves")
+    table = table[(table["measure"] == "transferring") & table["step"].isin(steps)]
+    total = table.groupby("step")["value"].sum()
+    return int(total.idxmax()) if len(total) else steps[0]
+
+
+def shared_ratio(stored: Stored) -> Found | None:
+    """How much of a language runs on the primary's units, over checkpoints."""
+    table = stored.table("intervention-ablate_shared")
+    if table.empty:
+        return None
+    ratio = table[(table["statistic"] == "ratio") & table["value"].notna()]
+    lines, hits, of = [], 0, 0
+    for language in stored.others:
+        mine = ratio[ratio["language"] == language]
+        shared = mine[mine["edit"] == "shared"].sort_values("step")
+        if len(shared) < 2:
+            continue
+        first, last = shared.iloc[0], shared.iloc[-1]
+        of += 1
+        hits += bool(last["high"] < first["low"])
+        text = (
+            f"{language} shared {first['value']:.2f} [{first['low']:.2f}, {first['high']:.2f}] at "
+            f"step {first['step']} → {last['value']:.2f} [{last['low']:.2f}, {last['high']:.2f}] "
+            f"at step {last['step']}"
+        )
+        for edit in ("shared_matched", "unshared_matched"):
+            end = mine[(mine["edit"] == edit) & (mine["step"] == last["step"])]
+            if len(end):
+                text += f", {edit.replace('_', ' ')} {end.iloc[0]['value']:.2f}"
+        lines.append(text)
+    rule = "the last ratio's interval lies below the first one's"
+    return Found(lines, verdict(hits, of), rule)
+
+
+def alignment(stored: Stored) -> Found | None:
+    """Translations come to lie close to each other."""
+    lines, hits, of = [], 0, 0
+    for language in stored.others:
+        curve = stored.curve("semantic_alignment_centred", language)
+        if curve.empty:
+            continue
+        first, last = curve.iloc[0], curve.iloc[-1]
+        of += 1
+        hits += bool(last["value"] > first["value"])
+        lines.append(f"{language} {first['value']:.2f} → {last['value']:.2f}")
+    if not of:
+        return None
+    text = (
+        "documents whose translation is the nearest in both directions (language means removed), "
+        "first → last checkpoint: " + ", ".join(lines)
+    )
+    return Found([text], verdict(hits, of), "higher at the last checkpoint than at the first")
+
+
+PAPERS: dict[str, list[Claim]] = {
+    "Language-specific neurons (Tang et al. 2024, arXiv 2402.16438)": [
+        Claim("Some units respond to one language.", lape_units),
+        Claim("They sit in the lowest and highest layers.", lape_layers),
+        Claim("Deactivating a language's units hurts that language most.", lape_diagonal),
+        Claim("Switching units steers the language that is written.", steering),
+    ],
+    "Linguistic regions (Zhang et al. 2024, arXiv 2402.14700)": [
+        Claim(
+            "Removing a core region of 1% of the parameters destroys every language; bottom and "
+            "random regions hardly matter.",
+            core_region,
+        ),
+        Claim("(Ours.) More so than the largest weights, as many.", size_is_enough),
+        Claim("The core lies on few rows and columns.", dimensions),
+        Claim("Perturbing single parameters there is enough to harm.", perturbation),
+        Claim("Removing a monolingual region hurts its language most.", monolingual),
+        Claim("Freezing the core while a new language is learnt reduces forgetting.", freezing),
+    ],
+    "Lens (Zhao et al. 2024, arXiv 2410.04407)": [
+        Claim("Languages differ in a low-dimensional subspace of the hidden states.", subspaces),
+        Claim(
+            "Training the last layers on the subspace objective improves the target and spares "
+            "the primary.",
+            lens_objective,
+        ),
+    ],
+    "Babel Tower (Chen et al. 2024, arXiv 2412.07298)": [
+        Claim("A shared system, dominated by the primary, splits.", splits),
+        Claim("Language-transferring units become fewer.", transferring),
+        Claim(
+            "(Causal check.) Transferring units write the primary's right word, own units the own.",
+            causal_evidence,
+        ),
+        Claim("(Ours.) Less of a language's competence runs on shared units later.", shared_ratio),
+    ],
+    "Semantic alignment (Zeng et al. 2024, arXiv 2410.11718)": [
+        Claim("Translations come to lie closer to each other.", alignment),
+    ],
+}
+
+HEAD = """# Findings
+
+Written by `make findings` from the results in `docs/findings/`; no number here is typed by hand,
+and every verdict is the rule that stands beside it. What is changed in a model was always chosen
+on one half of the documents and read on the other. Intervals are 95%: over documents for losses,
+over folds of documents for evidence, over seeds for freezing. Random controls have as many units in
+each layer, or parameters in each matrix. These are models of about a million parameters: a claim
+that does not hold in them may hold in large ones, and the other way round.
+"""
+
+
+def write() -> str:
+    """The text of `docs/findings.md`."""
+    series = [Stored(p) for p in sorted(STORED.iterdir()) if (p / "about.json").exists()]
+    parts = [HEAD, "## Series\n"]
+    for each in series:
+        a = each.about
+        parts.append(
+            f"- **{each.folder.name}**: {a['architecture']}, {a['parameters']:,} parameters, "
+            f"primary {a['primary']}, then {', '.join(each.others)}; "
+            f"{len(a['steps'])} checkpoints to step {a['steps'][-1]} ({a['software']})"  # type: ignore[arg-type,index]
+        )
+    for paper, claims in PAPERS.items():
+        parts.append(f"\n## {paper}\n")
+        for claim in claims:
+            parts += [f"### {claim.claimed}\n", *_section(claim, series)]
+    return "\n".join(parts).rstrip() + "\n"
+
+
+def _section(claim: Claim, series: list[Stored]) -> Iterator[str]:
+    rule = ""
+    for each in series:
+        found = claim.read(each)
+        if found is None:
+            yield f"- {each.folder.name}: not measured"
+            continue
+        rule = found.rule
+        yield f"- {each.folder.name}: {found.verdict}"
+        yield from (f"    - {line}" for line in found.measured)
+    yield f"\nRule: {rule}.\n" if rule else ""
+
+
+def main() -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    commands = parser.add_subparsers(dest="command", required=True)
+    keep = commands.add_parser("store")
+    keep.add_argument("folder", type=Path)
+    keep.add_argument("name")
+    commands.add_parser("write")
+    o = parser.parse_args()
+    if o.command == "store":
+        store(o.folder, o.name)
+    else:
+        (DOCS / "findings.md").write_text(write(), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
