@@ -251,32 +251,39 @@ def lape_layers(stored: Stored) -> Found | None:
     return Found([text], said, f"the outer thirds of the layers hold more than 1.1 × {even:.0%}")
 
 
-def lape_diagonal(stored: Stored) -> Found | None:
-    """Deactivation hurts the own language most."""
-    step = last_step(stored, "deactivate")
+def diagonal(stored: Stored, intervention: str, edit: str) -> Found | None:
+    """What belongs to a language hurts that language, and it most."""
+    step = last_step(stored, intervention)
     if step is None:
         return None
     lines, hits, of = [], 0, 0
     for language in [stored.primary, *stored.others]:
-        row = stored.at("deactivate", step, edit="specific", target=language)
-        row = row[row["written"].isna()] if len(row) else row
+        row = stored.at(intervention, step, edit=edit, target=language, statistic="excess")
         own = _one(row[row["language"] == language], "excess")
         if own is None:
             continue
-        size = float(own["size"])
-        others = row[(row["language"] != language) & (row["statistic"] == "excess")]["value"]
-        clear = bool(own["low"] > 0 and own["value"] > others.max())
+        largest = row[row["language"] != language]["value"].max()
         of += 1
-        hits += clear
+        hits += bool(own["low"] > 0 and own["value"] > largest)
         lines.append(
-            f"{language} ({size:g} units) own {number(own['value'], own['low'], own['high'], 4)}, "
-            f"largest on another language {number(others.max(), digits=4)}"
+            f"{language} ({own['size']:,.0f}) own {number(own['value'], own['low'], own['high'])}, "
+            f"largest on another language {number(largest)}"
         )
-    text = f"excess over random, nats/token, step {step}: " + "; ".join(lines)
+    text = f"excess over random, nats/token (how many were taken), step {step}: " + "; ".join(lines)
     rule = (
         "the interval of the own language's excess lies above 0, and it is the largest of its row"
     )
     return Found([text], verdict(hits, of), rule)
+
+
+def lape_diagonal(stored: Stored) -> Found | None:
+    """Deactivation hurts the own language most."""
+    return diagonal(stored, "deactivate", "specific")
+
+
+def monolingual(stored: Stored) -> Found | None:
+    """Removing a monolingual region hurts its language most."""
+    return diagonal(stored, "remove", "monolingual")
 
 
 def steering(stored: Stored) -> Found | None:
@@ -340,31 +347,6 @@ def size_is_enough(stored: Stored) -> Found | None:
         )
     rule = "without the core the loss is clearly higher than without as many of the largest weights"
     return Found([f"step {step}: " + "; ".join(lines)], verdict(hits, of), rule)
-
-
-def monolingual(stored: Stored) -> Found | None:
-    """Removing a monolingual region hurts its language most."""
-    step = last_step(stored, "remove")
-    if step is None:
-        return None
-    lines, hits, of = [], 0, 0
-    for language in [stored.primary, *stored.others]:
-        row = stored.at("remove", step, edit="monolingual", target=language)
-        own = _one(row[row["language"] == language], "excess")
-        if own is None:
-            continue
-        others = row[(row["language"] != language) & (row["statistic"] == "excess")]["value"]
-        of += 1
-        hits += bool(own["low"] > 0 and own["value"] > others.max())
-        lines.append(
-            f"{language} own {number(own['value'], own['low'], own['high'])}, largest on another "
-            f"language {number(others.max())}"
-        )
-    text = f"excess over random, nats/token, step {step}: " + "; ".join(lines)
-    rule = (
-        "the interval of the own language's excess lies above 0, and it is the largest of its row"
-    )
-    return Found([text], verdict(hits, of), rule)
 
 
 def dimensions(stored: Stored) -> Found | None:
@@ -604,14 +586,16 @@ def alignment(stored: Stored) -> Found | None:
         first, last = curve.iloc[0], curve.iloc[-1]
         of += 1
         hits += bool(last["value"] > first["value"])
-        lines.append(f"{language} {first['value']:.2f} → {last['value']:.2f}")
+        low = curve["value"].min()
+        lines.append(f"{language} {first['value']:.2f} → {low:.2f} → {last['value']:.2f}")
     if not of:
         return None
     text = (
         "documents whose translation is the nearest in both directions (language means removed), "
-        "first → last checkpoint: " + ", ".join(lines)
+        "first → lowest → last checkpoint: " + ", ".join(lines)
     )
-    return Found([text], verdict(hits, of), "higher at the last checkpoint than at the first")
+    rule = "higher at the last checkpoint than at the first, which is untrained where it is step 0"
+    return Found([text], verdict(hits, of), rule)
 
 
 PAPERS: dict[str, list[Claim]] = {

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from conftest import LANGUAGES, WORDS, tiny_model
+from probing import by_row
 
 from tracker.documents import Document
 from tracker.interventions import Subject
@@ -82,3 +83,16 @@ def planted(context: Context, units: Mapping[tuple[int, int], tuple[Sequence[str
             parts.writing(layer)[unit, 3 + c] = 0.1 * strength
         mlp.dense_h_to_4h.bias[unit] = -20.0
     return model
+
+
+def losses(context: Context, model: Any) -> np.ndarray[Any, Any]:
+    """[document] summed NLL, one row at a time; NaN where nothing is scored."""
+    found = np.full(len(context.text.documents), np.nan)
+    with torch.no_grad():
+        for row, logits, _ in by_row(context, model).values():
+            target = torch.from_numpy(row.ids)[row.first_scored :]
+            nll = torch.nn.functional.cross_entropy(
+                logits[row.first_scored - 1 : -1], target, reduction="sum"
+            )
+            found[row.document] = np.nan_to_num(found[row.document]) + float(nll)
+    return found

@@ -11,8 +11,7 @@ import pytest
 from conftest import LANGUAGES
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from intervening import losses
-from subjects import fingerprint, planted, silence, subject_of, words_only
+from subjects import fingerprint, losses, planted, silence, subject_of, words_only
 
 from checkpoints.errors import UserError
 from tracker.interventions import HALVES

@@ -10,9 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 from conftest import tiny_model
-from intervening import losses
 from probing import measure
-from subjects import subject_of
+from subjects import losses, subject_of
 
 from tracker import store
 from tracker.interventions import FOLDS, HALVES

@@ -8,8 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 from conftest import LANGUAGES, tiny_model
-from intervening import losses
-from subjects import fingerprint, planted, silence, subject_of, words_only
+from subjects import fingerprint, losses, planted, silence, subject_of, words_only
 
 from checkpoints.errors import UserError
 from tracker.interventions import HALVES

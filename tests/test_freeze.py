@@ -14,7 +14,7 @@ import pytest
 import torch
 from conftest import LANGUAGES, documents, tiny_model
 from hydra import compose, initialize_config_module
-from intervening import assert_same, losses, state
+from subjects import fingerprint, losses
 from torch import Tensor
 
 from checkpoints.batches import MixedBatches, Phase
@@ -94,7 +94,7 @@ def test_frozen_parameters_stay_others_move_and_all_come_back(subject: Subject) 
     """Looked at inside, at the last evaluation of every arm."""
     settings = replace(SMALL, fraction=0.1)
     old = {n: m.detach().clone() for n, m in subject.model.matrices.items()}
-    before = state(subject.model.model)
+    before = fingerprint(subject.model.model)
     cores = {half: core_by_hand(subject, 1, half, 0.1) for half in HALVES}
     same: list[tuple[str, dict[str, Tensor]]] = []
 
@@ -106,7 +106,7 @@ def test_frozen_parameters_stay_others_move_and_all_come_back(subject: Subject) 
             same.append((what.split(",")[0], unmoved))
 
     result = settings.run(replace(subject, progress=look))
-    assert_same(subject.model.model, before)
+    assert fingerprint(subject.model.model) == before
     assert [arm for arm, _ in same] == ["free", "core", "core", "random"]
     for (arm, unmoved), half in zip(same, (None, *HALVES, None), strict=True):
         for name, matrix in old.items():
@@ -160,7 +160,7 @@ def neox(context: Context, tokenizer: Any, corpus: dict[str, Path]) -> Subject:
 
 
 def test_an_error_inside_leaves_the_model_as_it_was(subject: Subject) -> None:
-    before = state(subject.model.model)
+    before = fingerprint(subject.model.model)
 
     class StopError(Exception):
         pass
@@ -171,7 +171,7 @@ def test_an_error_inside_leaves_the_model_as_it_was(subject: Subject) -> None:
 
     with pytest.raises(StopError):
         SMALL.run(replace(subject, progress=stop))
-    assert_same(subject.model.model, before)
+    assert fingerprint(subject.model.model) == before
 
 
 def test_a_seed_changes_order_and_random_set_and_nothing_else_does(neox: Subject) -> None:

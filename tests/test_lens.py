@@ -15,7 +15,7 @@ import pytest
 import torch
 from conftest import LANGUAGES, documents, tiny_model
 from hydra import compose, initialize_config_module
-from intervening import assert_same, losses, state
+from subjects import fingerprint, losses
 
 from checkpoints.errors import UserError
 from tracker import store
@@ -129,7 +129,8 @@ def test_a_control_has_the_same_ranks_and_goes_as_far() -> None:
 
 
 def test_only_the_last_blocks_change_inside_and_all_comes_back(subject: Subject) -> None:
-    before = state(subject.model.model)
+    before = fingerprint(subject.model.model)
+    old = {n: p.clone() for n, p in subject.model.model.named_parameters()}
     trials = list(trainings(replace(SMALL, layers=2), subject).trials(HALVES[0]))
     assert [t.arm for t in trials[:3]] == [
         Arm("lens", "yy"), Arm("lens", "yy", 0), Arm("lens", "zz"),
@@ -139,34 +140,34 @@ def test_only_the_last_blocks_change_inside_and_all_comes_back(subject: Subject)
         with trial.edit():
             changed = 0
             for name, parameter in subject.model.model.named_parameters():
-                same = torch.equal(parameter, before["tensors"][name])
+                same = torch.equal(parameter, old[name])
                 assert same == (id(parameter) not in last), name
                 changed += 0 if same else parameter.numel()
             assert changed == trial.size
-        assert_same(subject.model.model, before)
+        assert fingerprint(subject.model.model) == before
     with pytest.raises(ZeroDivisionError), trials[0].edit():
         raise ZeroDivisionError
-    assert_same(subject.model.model, before)
+    assert fingerprint(subject.model.model) == before
 
 
 def test_an_error_while_training_leaves_the_model_as_it_was(
     neox: Subject, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    before = state(neox.model.model)
+    before = fingerprint(neox.model.model)
     trial = next(trainings(SMALL, neox).trials(HALVES[0]))
     steps = iter([1e-2, 1e-2])
     monkeypatch.setattr(Lens, "rate", lambda self, step: next(steps))
     with pytest.raises(RuntimeError), trial.edit():
         pass
-    assert_same(neox.model.model, before)
+    assert fingerprint(neox.model.model) == before
 
 
 def test_the_objective_falls_and_the_target_moves_along_its_direction(subject: Subject) -> None:
     """`moved` is read on the other half: positive for every arm and every language."""
-    before = state(subject.model.model)
+    before = fingerprint(subject.model.model)
     settings = replace(SMALL, steps=25, learning_rate=3e-3, controls=1, languages=("zz",))
     result = settings.run(subject)
-    assert_same(subject.model.model, before)
+    assert fingerprint(subject.model.model) == before
     assert result.arm.tolist() == ["none", "lens zz", "lens zz (random 0)"]
     assert np.isnan(result.objective[0]).all()
     assert np.isnan(result.moved[0])

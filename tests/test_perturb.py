@@ -12,8 +12,7 @@ import pytest
 import torch
 from conftest import LANGUAGES, tiny_model
 from hydra import compose, initialize_config_module
-from intervening import losses
-from subjects import fingerprint, planted, subject_of, words_only
+from subjects import fingerprint, losses, planted, subject_of, words_only
 
 from checkpoints.errors import UserError
 from tracker import store

@@ -36,7 +36,7 @@ def matrix(table: pd.DataFrame, edit: str, step: int) -> Figure:
     here = rows(table[table["step"] == step], edit=edit)
     targets = distinct(here, "target")
     read = distinct(here, "language")
-    panels = {"change": style.short(edit), "control": "random, mean of the controls"}
+    panels = {"change": _words(edit), "control": "random, mean of the controls"}
     # Side by side as long as the names of the columns fit.
     across = 2 if len(read) <= 5 else 1
     figure, axes = canvas.panels(2, max(0.3 * len(targets) + 0.6, 1.8), extra=0.3, columns=across)
@@ -107,6 +107,11 @@ class _Panel:
     prefix: str = ""
     """Of the statistics' names."""
 
+    @property
+    def followed(self) -> str:
+        """What is followed over checkpoints: the excess over the controls where there are any."""
+        return "excess" if len(rows(self.table, statistic=f"{self.prefix}excess")) else "change"
+
 
 @canvas.drawn
 def dots(table: pd.DataFrame, step: int, what: str = "loss") -> Figure:
@@ -118,7 +123,7 @@ def dots(table: pd.DataFrame, step: int, what: str = "loss") -> Figure:
     if not shown:
         return canvas.blank("Nothing was read under this change.")
     most = max(len(_labels(p.table)) for p in shown)
-    across = 2 if what == "evidence" else min(len(shown), 3)
+    across = 2 if what == "evidence" or len(shown) in (2, 4) else min(len(shown), 3)
     figure, axes = canvas.panels(len(shown), 0.2 * most + 0.55, extra=0.9, columns=across)
     for each, panel in zip(axes, shown, strict=True):
         _dot_panel(each, panel)
@@ -144,6 +149,11 @@ def _dot_panel(axes: Axes, panel: _Panel) -> None:
     axes.set_ylim(len(labels) - 0.5, -0.5)
     axes.locator_params(axis="x", nbins=4)
     axes.set_title(panel.title, loc="left", fontweight="bold")
+
+
+def _words(name: str) -> str:
+    """The name of a set or region as words."""
+    return style.short(name.replace("_", " "))
 
 
 def _labels(table: pd.DataFrame) -> list[str]:
@@ -181,7 +191,7 @@ def _panels(table: pd.DataFrame, what: str) -> Iterator[_Panel]:
                 part = rows(read, edit=edit, written=written)
                 word = "primary's" if written == "primary" else "own"
                 yield _Panel(
-                    f"{style.short(edit)} off:\nthe {word} right word",
+                    f"{_words(edit)} off:\nthe {word} right word",
                     part.assign(label=part["language"]), "evidence_",
                 )  # fmt: skip
         return
@@ -194,7 +204,7 @@ def _panels(table: pd.DataFrame, what: str) -> Iterator[_Panel]:
         label = mine["language"].astype(str)
         if numbered:
             label = "#" + mine["number"].astype(str) + " " + label
-        yield _Panel(style.short(edit), mine.assign(label=label))
+        yield _Panel(_words(edit), mine.assign(label=label))
 
 
 @canvas.drawn
@@ -211,10 +221,13 @@ def evolution(table: pd.DataFrame, what: str = "loss") -> Figure:
     for each, panel in zip(axes, shown, strict=True):
         each.axhline(0, color="black", linewidth=0.6, zorder=1)
         for index, (label, look) in enumerate(looks.items()):
-            part = rows(panel.table, label=label, statistic=f"{panel.prefix}excess")
+            part = rows(panel.table, label=label, statistic=panel.prefix + panel.followed)
             _line(each, part, steps, look, (index - (len(looks) - 1) / 2) * 0.09)
         columns(each, _seen(table, steps))
-        each.set_title(panel.title.replace("\n", " "), loc="left", fontweight="bold")
+        title = panel.title.replace("\n", " ")
+        if panel.followed == "change":
+            title += " (no random control)"
+        each.set_title(title, loc="left", fontweight="bold")
     for each in set(axes) - set(canvas.lowest(axes)):
         each.tick_params(labelbottom=False)
     figure.supxlabel(f"{_x_unit(table)}, one column per checkpoint")
@@ -249,7 +262,7 @@ def _language_legend(looks: Mapping[str, style.Mark]) -> tuple[list[Artist], lis
     handles: list[Artist] = [
         Line2D([], [], color=m.color, linestyle=m.dash, marker=m.marker) for m in looks.values()
     ]
-    return handles, [style.short(name) for name in looks]
+    return handles, [style.short(name, 48) for name in looks]
 
 
 RATIOS = {
@@ -273,7 +286,7 @@ def shared(table: pd.DataFrame, curves: pd.DataFrame | None = None) -> Figure:
     languages = distinct(ratios, "language")
     steps = sorted(ratios["step"].unique())
     figure, axes = canvas.panels(len(languages), 1.5, extra=1.1)
-    top = float(np.nanquantile(numbers(ratios, "value"), 0.98)) if len(ratios) else 1.0
+    low, top = (float(f(numbers(ratios, "value"), initial=0.0)) for f in (np.nanmin, np.nanmax))
     for each, language in zip(axes, languages, strict=True):
         mine = rows(ratios, language=language)
         for index, (edit, (_, look)) in enumerate(RATIOS.items()):
@@ -286,7 +299,7 @@ def shared(table: pd.DataFrame, curves: pd.DataFrame | None = None) -> Figure:
             head = rows(curves, language=language, measure="working_language_share")
             _line(each, head, steps, WORKING, 0.0)
         each.axhline(0, color="black", linewidth=0.6, zorder=1)
-        each.set_ylim(min(-0.1, -0.1 * top), max(1.1, min(top * 1.15, 3.0)))
+        each.set_ylim(max(min(-0.1, 1.1 * low), -1.0), max(1.1, min(top * 1.15, 3.0)))
         each.set_title(style.short(language), loc="left", fontweight="bold")
         columns(each, _seen(ratios, steps))
     for each in set(axes) - set(canvas.lowest(axes)):

@@ -35,6 +35,7 @@ OF_PAIRS = ("transferring", "bilingual", "own")
 SOURCES: dict[str, type[Any]] = {
     "specific": Lape,
     "specific_absolute": Lape,
+    "specific_equal": Lape,
     "important": Importance,
     **dict.fromkeys(OF_PAIRS, Transferring),
 }
