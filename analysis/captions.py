@@ -98,10 +98,10 @@ _CONTROLS = (
 INTERVENTION_CAPTIONS = {
     "_matrix": Caption(
         "what goes when a language's part goes",
-        "Rise of the loss on each language (columns) when what belongs to one language (rows) is "
-        "taken away; beside it, the mean of random controls of the same size. Bold where the 95% "
-        "interval of the difference from the controls leaves out 0. A part that is a language's "
-        "own shows on the diagonal. " + _CROSSED,
+        "Rise of the loss on each language (columns) when what belongs to one language, or has one "
+        "number, (rows) is changed; beside it, the mean of random controls of the same size. Bold "
+        "where the 95% interval of the difference from the controls leaves out 0. A part that is a "
+        "language's own shows on the diagonal. " + _CROSSED,
         "the loss says that something is needed, not what it does. " + _CONTROLS,
     ),
     "_loss": Caption(

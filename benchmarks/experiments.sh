@@ -27,8 +27,11 @@ tracker run_dir="$run" "$@"
 for intervention in deactivate deactivate_transferring ablate_shared; do
     intervene "$intervention" "$list" "$@"
 done
-for intervention in remove perturb lens steer; do
+for intervention in remove perturb; do
     intervene "$intervention" "$first,$last" "$@"
+done
+for intervention in lens steer; do
+    intervene "$intervention" "$last" "$@"
 done
 intervene freeze "$first" "$@"
 python benchmarks/findings.py store "$run" "$name"

@@ -18,10 +18,13 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from matplotlib.figure import Figure
 
 from analysis import load_run
 from analysis.angles import turns
 from analysis.effects import labels, load_interventions
+from analysis.figures import render
+from analysis.figures.interventions import draw
 from analysis.measures import middle_layers
 from analysis.run import Run
 
@@ -50,6 +53,12 @@ def store(folder: Path, name: str) -> None:
         "steps": run.steps.tolist(),
         "tokens": [None if np.isnan(t) else int(t) for t in run.tokens],
     }
+    found = load_interventions(folder)
+    about["intervention_tokens"] = {
+        label: int(each.records[-1][f"{each.name}/token_count"].sum())
+        for label, each in zip(labels(found), found, strict=True)
+        if each.has("token_count")
+    }
     (out / "about.json").write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
     curves = run.curves()
     curves = curves[curves["measure"].isin(KEPT) & curves["value"].notna()]
@@ -63,7 +72,6 @@ def store(folder: Path, name: str) -> None:
     sets[sets["step"] == run.steps[-1]][["set", "language", "layer", "count"]].to_csv(
         out / "sets.csv", index=False
     )
-    found = load_interventions(folder)
     for label, each in zip(labels(found), found, strict=True):
         each.table.round(6).to_csv(out / f"intervention-{label}.csv", index=False)
 
@@ -99,6 +107,13 @@ def _summaries(run: Run) -> Iterator[dict[str, object]]:
         }
 
 
+COLUMNS = (
+    "measure", "what", "set", "layer", "count", "language", "step", "edit", "target", "written",
+    "statistic", "value", "low", "high", "chance", "outcome",
+)  # fmt: skip
+"""Columns of the stored tables that are asked for."""
+
+
 @dataclass(frozen=True)
 class Stored:
     """One series' stored results."""
@@ -114,7 +129,7 @@ class Stored:
         """A stored table; empty where it is not there."""
         path = self.folder / f"{name}.csv"
         if not path.exists() or path.stat().st_size < 2:
-            return pd.DataFrame()
+            return pd.DataFrame(columns=COLUMNS)
         return pd.read_csv(path, keep_default_na=False, na_values=[""])
 
     @property
@@ -326,6 +341,24 @@ def core_region(stored: Stored) -> Found | None:
     return Found(measured, verdict(hits, of), rule)
 
 
+def core_destroys(stored: Stored) -> Found | None:
+    """Is the language lost without the core?"""
+    step = last_step(stored, "remove")
+    if step is None:
+        return None
+    lines, hits, of = [], 0, 0
+    for language in [stored.primary, *stored.others]:
+        here = stored.at("remove", step, edit="core", language=language)
+        before, change = _one(here, "before"), _one(here, "change")
+        if before is None or change is None:
+            continue
+        of += 1
+        hits += bool(change["low"] > before["value"])
+        lines.append(f"{language} {before['value']:.2f} → {before['value'] + change['value']:.2f}")
+    text = f"loss before and without the core, nats/token, step {step}: " + ", ".join(lines)
+    return Found([text], verdict(hits, of), "the loss at least doubles, by language")
+
+
 def size_is_enough(stored: Stored) -> Found | None:
     """Is it the importance, or the size of the weights?"""
     step = last_step(stored, "remove")
@@ -478,9 +511,8 @@ def splits(stored: Stored) -> Found | None:
         hits += outcome == "split"
         if outcome == "split":
             mid = first[first["statistic"] == "midpoint"].iloc[0]
-            said = (
-                f"split at {mid['value']:.2g} {mid['unit']} [{mid['low']:.2g}, {mid['high']:.2g}]"
-            )
+            ends = f"[{mid['low']:,.0f}, {mid['high']:,.0f}]"
+            said = f"split at {mid['value']:,.0f} {mid['unit']} {ends}"
         else:
             said = f"no split ({first['reason'].iloc[0]})"
         lines.append(f"{language}: {said} ({name.replace('_', ' ')})")
@@ -607,10 +639,11 @@ PAPERS: dict[str, list[Claim]] = {
     ],
     "Linguistic regions (Zhang et al. 2024, arXiv 2402.14700)": [
         Claim(
-            "Removing a core region of 1% of the parameters destroys every language; bottom and "
+            "Removing a core region of 1% of the parameters hurts every language; bottom and "
             "random regions hardly matter.",
             core_region,
         ),
+        Claim("It destroys them.", core_destroys),
         Claim("(Ours.) More so than the largest weights, as many.", size_is_enough),
         Claim("The core lies on few rows and columns.", dimensions),
         Claim("Perturbing single parameters there is enough to harm.", perturbation),
@@ -650,22 +683,62 @@ that does not hold in them may hold in large ones, and the other way round.
 """
 
 
+def all_series() -> list[Stored]:
+    """Every series whose results are stored."""
+    return [Stored(p) for p in sorted(STORED.iterdir()) if (p / "about.json").exists()]
+
+
 def write() -> str:
     """The text of `docs/findings.md`."""
-    series = [Stored(p) for p in sorted(STORED.iterdir()) if (p / "about.json").exists()]
+    series = all_series()
     parts = [HEAD, "## Series\n"]
     for each in series:
         a = each.about
         parts.append(
             f"- **{each.folder.name}**: {a['architecture']}, {a['parameters']:,} parameters, "
             f"primary {a['primary']}, then {', '.join(each.others)}; "
-            f"{len(a['steps'])} checkpoints to step {a['steps'][-1]} ({a['software']})"  # type: ignore[arg-type,index]
+            f"{len(a['steps'])} checkpoints to step {a['steps'][-1]} ({a['software']}); "  # type: ignore[arg-type,index]
+            f"interventions read {_span(a['intervention_tokens'])} scored tokens"
         )
+    for name, shown, _ in figures(series):
+        parts.append(f"\n![{shown}](findings/{name}.png)\n\n*{name.partition('-')[0]}: {shown}*")
     for paper, claims in PAPERS.items():
         parts.append(f"\n## {paper}\n")
         for claim in claims:
             parts += [f"### {claim.claimed}\n", *_section(claim, series)]
     return "\n".join(parts).rstrip() + "\n"
+
+
+def _span(counts: object) -> str:
+    """Smallest and largest of some counts."""
+    assert isinstance(counts, dict)
+    ends = sorted({min(counts.values()), max(counts.values())})
+    return " to ".join(f"{n:,}" for n in ends)
+
+
+FIGURES = {
+    "deactivate_transferring_evidence_evolution": (
+        "What falls when units are taken away, over checkpoints: the lead of the primary's right "
+        "word (left) and of the language's own (right), against random units."
+    ),
+    "ablate_shared_ratio": (
+        "The causal twin of the shared-system curve: how much of a language runs on the units that "
+        "it shares with the primary."
+    ),
+}
+"""Figures drawn from the stored tables, and what they show."""
+
+
+def figures(series: list[Stored]) -> Iterator[tuple[str, str, Callable[[], Figure]]]:
+    """(file name without its ending, what it shows, how to draw it)."""
+    for each in series:
+        for path in sorted(each.folder.glob("intervention-*.csv")):
+            name = path.stem.removeprefix("intervention-")
+            table = each.table(path.stem)
+            table[["target", "edit"]] = table[["target", "edit"]].fillna("")
+            for figure, make in draw(name, table, each.table("curves")):
+                if figure in FIGURES:
+                    yield f"{each.folder.name}-{figure}", FIGURES[figure], make
 
 
 def _section(claim: Claim, series: list[Stored]) -> Iterator[str]:
@@ -694,6 +767,8 @@ def main() -> None:
         store(o.folder, o.name)
     else:
         (DOCS / "findings.md").write_text(write(), encoding="utf-8")
+        for name, _, make in figures(all_series()):
+            (STORED / f"{name}.png").write_bytes(render(make(), "png"))
 
 
 if __name__ == "__main__":

@@ -356,3 +356,19 @@ def test_forgetting_is_compared_at_equal_gain(tmp_path: Path) -> None:
     ((name, make),) = draw("freeze", found.table, None, found.paths)
     assert name == "freeze_forgetting"
     check_texts({name: make()})
+
+
+def test_many_numbered_changes_are_a_matrix_and_no_dots() -> None:
+    content = pd.concat(
+        table([8, 64], ["python", "php", "java"], "matrix")
+        .query("target == 'php'")
+        .assign(target="", number=n, edit="top")
+        for n in range(1, 9)
+    )
+    figures = dict(draw("perturb", content))
+    assert set(figures) == {"perturb_top_matrix"}
+    figure = figures["perturb_top_matrix"]()
+    check_texts({"matrix": figure})
+    assert [t.get_text() for t in figure.axes[0].get_yticklabels()] == [
+        f"#{n}" for n in range(1, 9)
+    ]

@@ -136,8 +136,7 @@ def _intervene(config: DictConfig, settings: RunSettings, console: Console) -> i
     corpus = {s.language: Path(s.path) for s in sources}
     with console.progress("intervening") as progress:
         outcome = intervene(found, Plan(chosen, steps, corpus), folder, progress)
-    for step, why in outcome.skipped.items():
-        console.say(f"step {step}: skipped ({why})")
+    _say_left_out(outcome, console)
     console.say(
         f"interventions ({', '.join(chosen)}): {len(outcome.measured)} checkpoints done, "
         f"{len(outcome.kept)} kept -> {folder / store.INTERVENTIONS}"
@@ -222,14 +221,19 @@ def _write_index(folder: Path, found: Measurement) -> None:
 
 
 def _report_tracking(outcome: Outcome, folder: Path, console: Console) -> None:
-    for step, why in outcome.pending.items():
-        console.say(f"step {step}: still being written ({why}); left for the next run")
-    for step, why in outcome.skipped.items():
-        console.say(f"step {step}: skipped ({why})")
+    _say_left_out(outcome, console)
     console.say(
         f"records: {len(outcome.measured)} measured, {len(outcome.kept)} kept, "
         f"{len(outcome.skipped)} skipped -> {folder / 'records'}"
     )
+
+
+def _say_left_out(outcome: Outcome, console: Console) -> None:
+    """Checkpoints without a result, and why."""
+    for step, why in outcome.pending.items():
+        console.say(f"step {step}: still being written ({why}); left for the next run")
+    for step, why in outcome.skipped.items():
+        console.say(f"step {step}: skipped ({why})")
 
 
 def _corpus(config: DictConfig, settings: RunSettings, folder: Path) -> Path | None:

@@ -23,6 +23,8 @@ DIVERGING = LinearSegmentedColormap.from_list(
 """Blue: the loss falls; orange to red: it rises. The numbers in the cells survive a grey copy."""
 
 GREY_CONTROL = "#8C8C8C"
+MOST_DOTS = 12
+"""Most rows of a panel of dots, where a matrix shows the same."""
 LEAST = 0.002
 """Least end of the colour scale (nats/token): noise is not to be stretched into a pattern."""
 
@@ -31,9 +33,14 @@ LEAST = 0.002
 def matrix(table: pd.DataFrame, edit: str, step: int) -> Figure:
     """Change of the loss [changed, read] at one step, beside that of the random controls.
 
+    A row is a target language, or one of several changes of a kind by its number.
+
     A number is bold where the 95% interval of its excess over the controls leaves out 0.
     """
     here = rows(table[table["step"] == step], edit=edit)
+    numbered = here["number"].nunique() > 1
+    if numbered:
+        here = here.assign(target="#" + here["number"].astype(str))
     targets = distinct(here, "target")
     read = distinct(here, "language")
     panels = {"change": _words(edit), "control": "random, mean of the controls"}
@@ -54,7 +61,7 @@ def matrix(table: pd.DataFrame, edit: str, step: int) -> Figure:
         each.set_xlabel("language read")
         each.spines[["top", "right"]].set(visible=True)
         _write_cells(each, tables[name], top, clear if name == "change" else None)
-    axes[0].set_ylabel("whose")
+    axes[0].set_ylabel("which" if numbered else "whose")
     assert image is not None
     bar = figure.colorbar(image, ax=axes, fraction=0.03, pad=0.02)
     bar.set_label("change of the loss (nats/token)")
@@ -377,18 +384,23 @@ STEERED = {
 """Statistic of `steer` -> what it is called, and its look."""
 
 
-def _own_matrix(table: pd.DataFrame) -> list[str]:
-    """The edits that were made for several targets and read on other languages too."""
-    if table.empty:
-        return []
+def _crowded(table: pd.DataFrame) -> pd.Series:
+    """Rows of edits that are made often and read on many languages: too many for dots."""
+    by_edit = table.groupby("edit")
+    count = by_edit["number"].transform("nunique") * by_edit["language"].transform("nunique")
+    return (by_edit["number"].transform("nunique") > 1) & (count > MOST_DOTS)
+
+
+def _as_matrix(table: pd.DataFrame) -> list[str]:
+    """The edits with several rows (targets, or numbers), each read on several languages."""
     loss = rows(table, statistic="change")
     found = []
     for edit in distinct(loss, "edit"):
         part = rows(loss, edit=edit)
-        targets = [t for t in distinct(part, "target") if t]
-        if len(targets) > 1 and len(part) == len(part["step"].unique()) * len(targets) * len(
-            distinct(part, "language")
-        ):
+        many = max(part["target"].nunique(), part["number"].nunique())
+        languages = part["language"].nunique()
+        whole = len(part) == part["step"].nunique() * many * languages
+        if min(many, languages) > 1 and whole:
             found.append(edit)
     return found
 
@@ -414,7 +426,7 @@ def draw(
     steps = sorted(table["step"].unique())
     last = int(steps[-1])
     ratio = (table["statistic"] == "ratio").any()
-    for edit in _own_matrix(loss):
+    for edit in _as_matrix(loss):
         yield f"{name}_{edit}_matrix", partial(matrix, loss, edit, last)
     if ratio:
         yield f"{name}_ratio", partial(shared, table, curves)
@@ -425,9 +437,12 @@ def draw(
     for what, part in (("loss", loss), ("evidence", evidence)):
         if part.empty:
             continue
-        yield f"{name}_{what}", partial(dots, part, last, what)
+        single = part[~_crowded(part)]
+        if not len(single):
+            continue
+        yield f"{name}_{what}", partial(dots, single, last, what)
         if len(steps) > 1:
-            yield f"{name}_{what}_evolution", partial(evolution, part, what)
+            yield f"{name}_{what}_evolution", partial(evolution, single, what)
 
 
 __all__ = ["dots", "draw", "evolution", "forgetting", "matrix", "shared", "steering"]

@@ -1,0 +1,71 @@
+"""`docs/findings.md` is what `make findings` writes, and its verdicts follow the stored numbers."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pandas as pd
+import pytest
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="module")
+def findings() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("findings", ROOT / "benchmarks" / "findings.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["findings"] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_document_is_the_stored_results(findings: ModuleType) -> None:
+    written = (ROOT / "docs" / "findings.md").read_text(encoding="utf-8")
+    assert written == findings.write(), "run `make findings`"
+
+
+def rows(excess: dict[tuple[str, str], float]) -> pd.DataFrame:
+    """An intervention's table: the excess of every (target, language), intervals of ±.1."""
+    return pd.DataFrame(
+        {
+            "step": 8, "edit": "specific", "target": t, "number": 0, "size": 5.0, "language": c,
+            "written": "", "place": "", "statistic": "excess", "value": v, "low": v - 0.1,
+            "high": v + 0.1, "unit": "nats/token",
+        }
+        for (t, c), v in excess.items()
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("excess", "verdict"),
+    [
+        ({"aa": 0.5, "ab": 0.0, "ba": 0.0, "bb": 0.5}, "**holds** (2 of 2)"),
+        ({"aa": 0.5, "ab": 0.6, "ba": 0.0, "bb": 0.5}, "**holds in part** (1 of 2)"),
+        ({"aa": 0.05, "ab": 0.0, "ba": 0.0, "bb": -0.5}, "**does not hold** (0 of 2)"),
+    ],
+)
+def test_a_diagonal_is_judged_by_its_intervals(
+    findings: ModuleType, tmp_path: Path, excess: dict[str, float], verdict: str
+) -> None:
+    about: dict[str, Any] = {"primary": "a", "languages": ["a", "b"], "steps": [0, 8]}
+    (tmp_path / "about.json").write_text(json.dumps(about))
+    table = rows({(pair[0], pair[1]): value for pair, value in excess.items()})
+    table.to_csv(tmp_path / "intervention-deactivate.csv", index=False)
+    found = findings.lape_diagonal(findings.Stored(tmp_path))
+    assert found.verdict == verdict
+    assert f"a (5) own {excess['aa']:+.3f}" in found.measured[0]
+
+
+def test_what_was_not_measured_is_said(findings: ModuleType, tmp_path: Path) -> None:
+    (tmp_path / "about.json").write_text(json.dumps({"primary": "a", "languages": ["a"]}))
+    for claims in findings.PAPERS.values():
+        for claim in claims:
+            section = list(findings._section(claim, [findings.Stored(tmp_path)]))
+            assert section[0].endswith(("not measured", "not resolved")), claim.claimed
