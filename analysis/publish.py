@@ -185,7 +185,7 @@ def _published(folder: Path, written: Mapping[str, Any]) -> Published:
 
 
 def _outputs(folder: Path, proposed: Mixture | None) -> list[str]:
-    names = ["curves.csv", "stages.csv", "lineage.csv", "index.h5", REPORT]
+    names = ["curves.csv", "stages.csv", "lineage.csv", "angles.csv", "index.h5", REPORT]
     names += [] if proposed is None else [MIXTURE]
     parts = [p for part in ("figures", "mixture") for p in sorted((folder / part).rglob("*.*"))]
     parts += sorted((folder / store.INTERVENTIONS).glob("*.csv"))
@@ -278,6 +278,7 @@ class _Counter:
 
 def _write_tables(run: Run, found: Tables) -> None:
     tidy = {"curves": found.curves, "stages": found.stages, "lineage": run.lineage()}
+    tidy["angles"] = run.angles()
     for name, table in tidy.items():
         store.write_text(run.folder / f"{name}.csv", table.to_csv(index=False))
     columns = {

@@ -19,6 +19,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from analysis.angles import turns
 from analysis.curves import Curve, Fit, fit
 from analysis.lineage import Step, lineage
 from analysis.measures import AGAINST_PRIMARY, SETS, Measure, Measured, Weights, measures_of
@@ -57,6 +58,9 @@ STAGE_COLUMNS = (
 FIT_COLUMNS = ("measure", "language", "model", "x", "value", "low", "high")
 LAYER_COLUMNS = (
     "language", "step", "tokens", "x", "hidden_layer", "depth", "share", "specificity",
+)  # fmt: skip
+ANGLE_COLUMNS = (
+    "step_before", "step", "hidden_layer", "largest_angle", "overlap", "random_overlap",
 )  # fmt: skip
 SET_COLUMNS = ("set", "language", "layer", "step", "tokens", "x", "count", "births", "deaths")
 
@@ -295,6 +299,20 @@ class Run:
                 ]
         return pd.DataFrame(rows, columns=["set", "language", "step", *Step.__dataclass_fields__])
 
+    def angles(self) -> pd.DataFrame:
+        """How the specific subspaces turn between consecutive checkpoints, by hidden layer.
+
+        The largest principal angle (radians), the mean squared cosine of all of them, and what it
+        is between random subspaces (methods 6).
+        """
+        rows = [
+            (turn.before, turn.after, layer, float(largest), float(turn.overlap[layer]),
+             float(turn.random_overlap[layer]))
+            for turn in turns(self.records)
+            for layer, largest in enumerate(_largest(turn.angle))
+        ]  # fmt: skip
+        return pd.DataFrame(rows, columns=list(ANGLE_COLUMNS))
+
     def _set_rows(self, name: str, variable: str, c: int, language: str) -> list[tuple[Any, ...]]:
         rows: list[tuple[Any, ...]] = []
         before: NeuronSet | None = None
@@ -323,6 +341,12 @@ class Run:
         """Step -> why there is no record."""
         pending = {int(s): str(why) for s, why in self.plan.get("pending", {}).items()}
         return store.missing_steps(self.folder / "records", self.plan.get("steps", ()), pending)
+
+
+def _largest(angles: Floats) -> Floats:
+    """Along the last axis, NaN where nothing is known."""
+    known = np.isfinite(angles).any(-1)
+    return np.where(known, np.where(np.isfinite(angles), angles, -np.inf).max(-1), np.nan)
 
 
 def _curve_rows(curve: Curve, tokens: Floats, reasons: Sequence[str]) -> pd.DataFrame:

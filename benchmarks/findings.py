@@ -21,7 +21,6 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from analysis import load_run
-from analysis.angles import turns
 from analysis.effects import labels, load_interventions
 from analysis.figures import render
 from analysis.figures.interventions import draw
@@ -97,14 +96,6 @@ def _summaries(run: Run) -> Iterator[dict[str, object]]:
         if contrast is not None:
             value = float(np.mean(contrast[middle_layers(len(contrast))]))
             yield at | {"what": "meaning_contrast", "value": value, "chance": 0.0}
-    for turn in turns(run.records):
-        middle = middle_layers(len(turn.overlap))
-        yield {
-            "step": turn.after,
-            "what": "specific_overlap",
-            "value": float(np.nanmean(turn.overlap[middle])),
-            "chance": float(np.nanmean(turn.random_overlap[middle])),
-        }
 
 
 COLUMNS = (
@@ -725,6 +716,7 @@ FIGURES = {
         "The causal twin of the shared-system curve: how much of a language runs on the units that "
         "it shares with the primary."
     ),
+    "remove_monolingual_matrix": "What goes when a language's own 1% of the parameters goes.",
 }
 """Figures drawn from the stored tables, and what they show."""
 

@@ -21,6 +21,7 @@ from tracker import store
 from tracker.probes.importance import Importance
 from tracker.probes.lape import Lape
 from tracker.probes.performance import Performance
+from tracker.probes.subspaces import LanguageSubspaces
 from tracker.probes.transferring import Transferring
 from tracker.probes.vocabulary_mass import VocabularyMass
 from tracker.probes.working_language import WorkingLanguage
@@ -33,6 +34,7 @@ PROBES: dict[str, Any] = {
     "lape": Lape(top_fraction=0.1),
     "transferring": Transferring(least_mass=0.0),
     "importance": Importance(),
+    "subspaces": LanguageSubspaces(),
 }
 
 
@@ -247,3 +249,17 @@ def test_a_folder_without_records_or_of_two_runs_is_refused(
     shutil.copyfile(tmp_path / "other" / "records" / name, copy / "records" / name)
     with pytest.raises(UserError, match="2 different configurations"):
         load_run(copy)
+
+
+def test_angles_between_checkpoints(run: Run) -> None:
+    table = run.angles()
+    steps = [r.step for r in run.records]
+    assert sorted(set(zip(table.step_before, table.step, strict=True))) == list(pairwise(steps))
+    one, two = run.records[:2]
+    layer = 1
+    cosines = np.linalg.svd(
+        one["subspaces/specific_basis"][layer].T @ two["subspaces/specific_basis"][layer]
+    ).S
+    row = table[(table.step == steps[1]) & (table.hidden_layer == layer)].iloc[0]
+    assert row.overlap == pytest.approx(np.mean(cosines**2), rel=1e-4)
+    assert np.cos(row.largest_angle) == pytest.approx(cosines.min(), abs=1e-4)
