@@ -24,7 +24,7 @@ intervene() {
 }
 
 tracker run_dir="$run" "$@"
-for intervention in deactivate deactivate_transferring ablate_shared; do
+for intervention in deactivate deactivate-transferring ablate-shared; do
     intervene "$intervention" "$list" "$@"
 done
 for intervention in remove perturb; do

@@ -255,10 +255,11 @@ def test_the_same_run_writes_the_same_bytes(series: Path, tmp_path: Path) -> Non
 def test_every_intervention_composes_and_its_settings_are_all_in_its_yaml(name: str) -> None:
     with initialize_config_module("conf", version_base="1.3"):
         config = compose("config", ["task=intervene", f"intervention={name}"])
-    (made,) = find_interventions(config).values()
+    ((key, made),) = find_interventions(config).items()
+    assert key == name.replace("-", "_")
     assert callable(made.run)
     settings = set(type(made).__dataclass_fields__) - {"needs_concepts", "needs_corpus"}
-    given = OmegaConf.to_container(config.interventions[name])
+    given = OmegaConf.to_container(config.interventions[key])
     assert isinstance(given, dict)
     assert settings == set(given) - {"_target_", "_convert_"}
 
