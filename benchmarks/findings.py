@@ -185,7 +185,7 @@ def verdict(hits: int, of: int) -> str:
         return "not resolved"
     if hits == of:
         return f"**holds** ({hits} of {of})"
-    return f"**holds in part** ({hits} of {of})" if hits else f"**does not hold** (0 of {of})"
+    return f"**holds in part** ({hits} of {of})" if hits else f"**not shown** (0 of {of})"
 
 
 def _one(table: pd.DataFrame, statistic: str) -> pd.Series | None:
@@ -268,12 +268,16 @@ def diagonal(stored: Stored, intervention: str, edit: str) -> Found | None:
         own = _one(row[row["language"] == language], "excess")
         if own is None:
             continue
+        if not own["size"]:
+            lines.append(f"{language}: none found")
+            continue
         largest = row[row["language"] != language]["value"].max()
         of += 1
         hits += bool(own["low"] > 0 and own["value"] > largest)
         lines.append(
-            f"{language} ({own['size']:,.0f}) own {number(own['value'], own['low'], own['high'])}, "
-            f"largest on another language {number(largest)}"
+            f"{language} ({own['size']:,g}) own "
+            f"{number(own['value'], own['low'], own['high'], 4)}, largest on another language "
+            f"{number(largest, digits=4)}"
         )
     text = f"excess over random, nats/token (how many were taken), step {step}: " + "; ".join(lines)
     rule = (
@@ -427,6 +431,9 @@ def freezing(stored: Stored) -> Found | None:
         )
         if core is None or random is None:
             continue
+        if levels["free"] <= 0:
+            lines.append(f"{language}: not forgotten ({number(levels['free'])})")
+            continue
         of += 1
         hits += bool(core["high"] < 0 and core["value"] < random["value"])
         lines.append(
@@ -435,7 +442,10 @@ def freezing(stored: Stored) -> Found | None:
             f"{number(random['value'], random['low'], random['high'])}"
         )
     text = f"forgetting at equal gain, nats/token, 95% over seeds, step {step}: " + "; ".join(lines)
-    rule = "forgetting with the core frozen is below free training (interval) and below random"
+    rule = (
+        "of the languages that free training forgets: forgetting with the core frozen is below "
+        "free training (interval) and below random"
+    )
     return Found([text], verdict(hits, of), rule)
 
 
@@ -727,7 +737,7 @@ def figures(series: list[Stored]) -> Iterator[tuple[str, str, Callable[[], Figur
         for path in sorted(each.folder.glob("intervention-*.csv")):
             name = path.stem.removeprefix("intervention-")
             table = each.table(path.stem)
-            table[["target", "edit"]] = table[["target", "edit"]].fillna("")
+            table[["target", "edit"]] = table[["target", "edit"]].astype(object).fillna("")
             for figure, make in draw(name, table, each.table("curves")):
                 if figure in FIGURES:
                     yield f"{each.folder.name}-{figure}", FIGURES[figure], make

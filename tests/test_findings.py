@@ -48,7 +48,7 @@ def rows(excess: dict[tuple[str, str], float]) -> pd.DataFrame:
     [
         ({"aa": 0.5, "ab": 0.0, "ba": 0.0, "bb": 0.5}, "**holds** (2 of 2)"),
         ({"aa": 0.5, "ab": 0.6, "ba": 0.0, "bb": 0.5}, "**holds in part** (1 of 2)"),
-        ({"aa": 0.05, "ab": 0.0, "ba": 0.0, "bb": -0.5}, "**does not hold** (0 of 2)"),
+        ({"aa": 0.05, "ab": 0.0, "ba": 0.0, "bb": -0.5}, "**not shown** (0 of 2)"),
     ],
 )
 def test_a_diagonal_is_judged_by_its_intervals(
@@ -60,7 +60,7 @@ def test_a_diagonal_is_judged_by_its_intervals(
     table.to_csv(tmp_path / "intervention-deactivate.csv", index=False)
     found = findings.lape_diagonal(findings.Stored(tmp_path))
     assert found.verdict == verdict
-    assert f"a (5) own {excess['aa']:+.3f}" in found.measured[0]
+    assert f"a (5) own {excess['aa']:+.4f}" in found.measured[0]
 
 
 def test_what_was_not_measured_is_said(findings: ModuleType, tmp_path: Path) -> None:
