@@ -100,8 +100,8 @@ INTERVENTION_CAPTIONS = {
         "what goes when a language's part goes",
         "Rise of the loss on each language (columns) when what belongs to one language, or has one "
         "number, (rows) is changed; beside it, the mean of random controls of the same size. Bold "
-        "where the 95% interval of the difference from the controls leaves out 0. A part that is a "
-        "language's own shows on the diagonal. " + _CROSSED,
+        "where the 95% interval of the difference from the controls leaves out 0 and no control "
+        "goes as far. A part that is a language's own shows on the diagonal. " + _CROSSED,
         "the loss says that something is needed, not what it does. " + _CONTROLS,
     ),
     "_loss": Caption(

@@ -164,6 +164,8 @@ def _arms(record: Record, group: str) -> Iterator[_Arm]:
 def changes(found: Intervened) -> pd.DataFrame:
     """Change of the loss (nats/token) per arm and language, against no change and against controls.
 
+    `perplexity_before`, `perplexity`: `exp` of the loss, without and under the change.
+
     `before`: the loss without any change. `change`: loss under the change minus before. `control`:
     mean of the random controls' changes; its range runs from the smallest to the largest control.
     `excess`: change minus mean control. Intervals resample documents (95%), the same ones under
@@ -197,6 +199,9 @@ class _Losses:
         before = self.value[0], self.drawn[:, 0]
         change = self.value[arm.row] - before[0], self.drawn[:, arm.row] - before[1]
         yield _statistic("before", *before)
+        for name, row in (("perplexity_before", 0), ("perplexity", arm.row)):
+            found = _statistic(name, np.exp(self.value[row]), np.exp(self.drawn[:, row]))
+            yield found | {"unit": "perplexity"}
         yield _statistic("change", *change)
         if not arm.controls:
             return
@@ -284,8 +289,10 @@ def _jackknife(name: str, whole: Floats) -> dict[str, Any]:
 def shared_ratios(found: Intervened) -> pd.DataFrame:
     """`ΔNLL_c(edit off) / ΔNLL_c(N_c off)` for every edit of `ablate_shared`.
 
-    NaN, with its interval, where taking all of `N_c` away does not clearly raise the loss of `c`
-    (the interval of the denominator reaches 0): a ratio of noise says nothing.
+    NaN, with its interval, where a ratio of noise would say nothing: where taking all of `N_c` away
+    does not clearly raise the loss of `c` (its interval reaches 0), or random units, as many as are
+    shared, move the loss more than half as far. `ratio_difference`: the shared units that have an
+    equally important partner minus these partners, which are the language's own.
     """
     rows = []
     for record in found.records:
@@ -300,7 +307,9 @@ def shared_ratios(found: Intervened) -> pd.DataFrame:
             columns = {"ratio": [arm.row]}
             if arm.controls:
                 columns["ratio_control"] = list(arm.controls)
-            clear = np.quantile(drawn[:, base], LEVEL[0]) > 0
+            random = list(arms["shared", target].controls) if ("shared", target) in arms else []
+            noise = abs(float(value[random].mean())) if random else 0.0
+            clear = np.quantile(drawn[:, base], LEVEL[0]) > 0 and noise < 0.5 * value[base]
             for name, column in columns.items():
                 found_here = _statistic(
                     name,
@@ -309,6 +318,12 @@ def shared_ratios(found: Intervened) -> pd.DataFrame:
                 )
                 facts = _facts(record) | arm.facts | {"language": target, "unit": "share"}
                 rows.append(facts | found_here)
+            own = arms.get(("unshared_matched", target))
+            if edit == "shared_matched" and own is not None and clear:
+                apart = drawn[:, arm.row] - drawn[:, own.row]
+                apart_here = (value[arm.row] - value[own.row]) / value[base]
+                difference = _statistic("ratio_difference", apart_here, apart / drawn[:, base])
+                rows.append(facts | difference)
     return pd.DataFrame(rows, columns=list(CHANGE_COLUMNS))
 
 

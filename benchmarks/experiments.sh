@@ -9,8 +9,8 @@
 #     benchmarks/experiments.sh natural "600 632 1240" series=local series.path=OUT/series \
 #         text=jsonl text.path=OUT/probe.jsonl primary=eng mixture.corpus=OUT/corpus.jsonl
 #
-# The first step given is the one whose training is continued by `freeze`; unit interventions are
-# done at all of them, those on parameters at the first and the last.
+# Interventions on units are done at all steps given, regions are removed and perturbed at the first
+# and the last, and what trains or writes starts from the last.
 set -euo pipefail
 name=$1 steps=$2
 shift 2
@@ -33,6 +33,6 @@ done
 for intervention in lens steer; do
     intervene "$intervention" "$last" "$@"
 done
-intervene freeze "$first" "$@"
+intervene freeze "$last" "$@"
 python benchmarks/findings.py store "$run" "$name"
 python benchmarks/findings.py write

@@ -179,13 +179,14 @@ def number(value: float, low: float = np.nan, high: float = np.nan, digits: int 
     return text if not np.isfinite(low) else f"{text} [{low:+.{digits}f}, {high:+.{digits}f}]"
 
 
-def verdict(hits: int, of: int) -> str:
-    """Holds, in part, or not, by the number of cases."""
+def verdict(hits: int, of: int, chance: float = 0.0) -> str:
+    """Holds, in part, or not, by the number of cases; `chance` of them would count by chance."""
     if not of:
         return "not resolved"
     if hits == of:
         return f"**holds** ({hits} of {of})"
-    return f"**holds in part** ({hits} of {of})" if hits else f"**not shown** (0 of {of})"
+    word = "holds in part" if hits > chance else "not shown"
+    return f"**{word}** ({hits} of {of})"
 
 
 def _one(table: pd.DataFrame, statistic: str) -> pd.Series | None:
@@ -215,7 +216,7 @@ def against_random(
         if change is None or excess is None or control is None:
             continue
         of += 1
-        hits += bool(excess["low"] > 0)
+        hits += bool(excess["low"] > 0 and change["value"] > control["high"])
         lines.append(
             f"{language} {number(change['value'])} against random {number(control['value'])}, "
             f"excess {number(excess['value'], excess['low'], excess['high'])}"
@@ -264,16 +265,19 @@ def diagonal(stored: Stored, intervention: str, edit: str) -> Found | None:
         return None
     lines, hits, of = [], 0, 0
     for language in [stored.primary, *stored.others]:
-        row = stored.at(intervention, step, edit=edit, target=language, statistic="excess")
-        own = _one(row[row["language"] == language], "excess")
-        if own is None:
+        row = stored.at(intervention, step, edit=edit, target=language)
+        mine = row[row["language"] == language]
+        own, change, control = (_one(mine, s) for s in ("excess", "change", "control"))
+        if own is None or change is None or control is None:
             continue
+        row = row[row["statistic"] == "excess"]
         if not own["size"]:
             lines.append(f"{language}: none found")
             continue
         largest = row[row["language"] != language]["value"].max()
         of += 1
-        hits += bool(own["low"] > 0 and own["value"] > largest)
+        clear = own["low"] > max(0.0, largest) and change["value"] > control["high"]
+        hits += bool(clear)
         lines.append(
             f"{language} ({own['size']:,g}) own "
             f"{number(own['value'], own['low'], own['high'], 4)}, largest on another language "
@@ -281,7 +285,8 @@ def diagonal(stored: Stored, intervention: str, edit: str) -> Found | None:
         )
     text = f"excess over random, nats/token (how many were taken), step {step}: " + "; ".join(lines)
     rule = (
-        "the interval of the own language's excess lies above 0, and it is the largest of its row"
+        "the interval of the own language's excess lies above 0 and above the excess on every "
+        "other language, and no random control goes as far"
     )
     return Found([text], verdict(hits, of), rule)
 
@@ -332,7 +337,10 @@ def core_region(stored: Stored) -> Found | None:
         here = stored.at("remove", step, edit=edit, statistic="change")
         texts = [f"{r.language} {number(r.value)}" for r in here.itertuples()]
         measured.append(f"{edit} region: " + ", ".join(texts))
-    rule = "the interval of the core's excess over random lies above 0, by language"
+    rule = (
+        "the interval of the core's excess over random lies above 0 and no random control goes as "
+        "far, by language"
+    )
     return Found(measured, verdict(hits, of), rule)
 
 
@@ -385,11 +393,18 @@ def dimensions(stored: Stored) -> Found | None:
         here = table[table["what"] == f"core_{axis}_gini"].sort_values("step")
         if here.empty:
             return None
-        last = here.iloc[-1]
+        first, last = here.iloc[0], here.iloc[-1]
         hits += bool(last["value"] > last["chance"])
-        lines.append(f"{axis}s {last['value']:.2f} (random {last['chance']:.2f})")
+        lines.append(
+            f"{axis}s {last['value']:.2f} (at step {first['step']} {first['value']:.2f}, random "
+            f"{last['chance']:.2f})"
+        )
     text = "Gini coefficient of the core over " + ", ".join(lines) + ", mean of the matrices"
-    return Found([text], verdict(hits, 2), "above the mean of random regions of the same size")
+    rule = (
+        "above the mean of random regions of the same size; where step 0 is untrained, its value "
+        "says how much of that is there before any training"
+    )
+    return Found([text], verdict(hits, 2), rule)
 
 
 def perturbation(stored: Stored) -> Found | None:
@@ -400,20 +415,23 @@ def perturbation(stored: Stored) -> Found | None:
     lines, hits, of = [], 0, 0
     for edit in ("top", "elsewhere", "dimensions"):
         here = stored.at("perturb", step, edit=edit)
-        means = here.groupby(["number", "statistic"])["value"].mean().unstack()
-        if means.empty:
+        here = here[here["size"] > 0]
+        control = here[here["statistic"] == "control"].groupby("number")
+        change = here[here["statistic"] == "change"].groupby("number")["value"].mean()
+        if change.empty:
             continue
-        above = (means["change"] > here[here["statistic"] == "control"].groupby("number")[
-            "high"].mean()).sum()  # fmt: skip
         if edit == "top":
-            hits, of = int(above), len(means)
+            hits, of = int((change > control["high"].mean()).sum()), len(change)
         lines.append(
-            f"{edit}: mean change {number(means['change'].mean())}, largest "
-            f"{number(means['change'].max())}, random {number(means['control'].mean())}"
+            f"{edit}: mean change {number(change.mean())}, largest {number(change.max())}, random "
+            f"{number(control['value'].mean().mean())}"
         )
     text = f"nats/token, mean over languages and parameters, step {step}: " + "; ".join(lines)
-    rule = "trials (one parameter each) above the largest of their random controls"
-    return Found([text], verdict(hits, of), rule)
+    rule = (
+        "trials (one parameter each) whose change, mean over languages, is above that of the "
+        "largest of three random controls; by chance one in four"
+    )
+    return Found([text], verdict(hits, of, chance=of / 4), rule)
 
 
 def freezing(stored: Stored) -> Found | None:
@@ -469,8 +487,12 @@ def subspaces(stored: Stored) -> Found | None:
         if all(len(p) for p in pairs):
             lines.append(f"{language} {pairs[0].value.iloc[-1]:.3f}/{pairs[1].value.iloc[-1]:.2f}")
     distance = "distance to the primary, agnostic/specific (RMS units): " + ", ".join(lines)
-    held = last["value"] > 2 * last["chance"]
-    rule = "languages explain more than twice the variance that chance would"
+    held = last["value"] > max(2 * last["chance"], first["value"])
+    rule = (
+        "languages explain more than twice the variance that chance would, and more than at the "
+        "first checkpoint (where the tokens alone tell them apart); along the agnostic direction "
+        "they hardly differ by construction"
+    )
     return Found([text, distance], "**holds**" if held else "**does not hold**", rule)
 
 
@@ -487,14 +509,18 @@ def lens_objective(stored: Stored) -> Found | None:
         if change is None or paid is None or control is None:
             continue
         of += 1
-        hits += bool(change["high"] < 0 and change["value"] < control["low"])
+        better = change["high"] < 0 and change["value"] < control["low"]
+        hits += bool(better and paid["value"] < -change["value"])
         lines.append(
             f"{language} {number(change['value'], change['low'], change['high'], 4)} (random "
             f"subspaces {number(control['value'], digits=4)}), {stored.primary} "
             f"{number(paid['value'], digits=4)}"
         )
     text = f"change of the loss, nats/token, step {step}: " + "; ".join(lines)
-    rule = "the target's loss falls (interval) by more than under random subspaces"
+    rule = (
+        "the target's loss falls (interval) by more than under every random subspace, and by more "
+        "than the primary's rises"
+    )
     return Found([text], verdict(hits, of), rule)
 
 
@@ -561,14 +587,17 @@ def causal_evidence(stored: Stored) -> Found | None:
             if change is None or control is None or excess is None:
                 continue
             of += 1
-            hits += bool(excess["high"] < 0)
+            hits += bool(excess["high"] < 0 and change["value"] < control["low"])
             lines.append(
                 f"{language} {number(change['value'], digits=2)} against random "
                 f"{number(control['value'], digits=2)}, excess "
                 f"{number(excess['value'], excess['low'], excess['high'], 2)}"
             )
         measured.append(f"{edit} off, {written} right word, step {step}: " + "; ".join(lines))
-    rule = "the interval of the evidence's excess over random lies below 0, by language and set"
+    rule = (
+        "the interval of the evidence's excess over random lies below 0, and no control falls as "
+        "far, by language and set"
+    )
     return Found(measured, verdict(hits, of), rule)
 
 
@@ -585,27 +614,31 @@ def shared_ratio(stored: Stored) -> Found | None:
     table = stored.table("intervention-ablate_shared")
     if table.empty:
         return None
-    ratio = table[(table["statistic"] == "ratio") & table["value"].notna()]
+    known = table[table["value"].notna()]
     lines, hits, of = [], 0, 0
     for language in stored.others:
-        mine = ratio[ratio["language"] == language]
-        shared = mine[mine["edit"] == "shared"].sort_values("step")
-        if len(shared) < 2:
+        mine = known[known["language"] == language]
+        both = [
+            mine[mine["statistic"] == s].sort_values("step") for s in ("ratio", "ratio_difference")
+        ]
+        shared, apart = both[0][both[0]["edit"] == "shared"], both[1]
+        if len(apart) < 2:
             continue
-        first, last = shared.iloc[0], shared.iloc[-1]
+        first, last = apart.iloc[0], apart.iloc[-1]
         of += 1
         hits += bool(last["high"] < first["low"])
-        text = (
-            f"{language} shared {first['value']:.2f} [{first['low']:.2f}, {first['high']:.2f}] at "
-            f"step {first['step']} → {last['value']:.2f} [{last['low']:.2f}, {last['high']:.2f}] "
-            f"at step {last['step']}"
+        raw = shared.set_index("step")["value"]
+        lines.append(
+            f"{language}, step {first['step']} → {last['step']}: shared "
+            f"{raw[first['step']]:.2f} → {raw[last['step']]:.2f} of the rise; shared minus equally "
+            f"important unshared {number(first['value'], first['low'], first['high'], 2)} → "
+            f"{number(last['value'], last['low'], last['high'], 2)}"
         )
-        for edit in ("shared_matched", "unshared_matched"):
-            end = mine[(mine["edit"] == edit) & (mine["step"] == last["step"])]
-            if len(end):
-                text += f", {edit.replace('_', ' ')} {end.iloc[0]['value']:.2f}"
-        lines.append(text)
-    rule = "the last ratio's interval lies below the first one's"
+    rule = (
+        "the interval of shared minus equally important unshared units, as a part of the rise "
+        "without all important units, lies lower at the last checkpoint than at the first at which "
+        "the ratio means anything"
+    )
     return Found(lines, verdict(hits, of), rule)
 
 

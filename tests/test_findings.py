@@ -32,14 +32,20 @@ def test_the_document_is_the_stored_results(findings: ModuleType) -> None:
 
 
 def rows(excess: dict[tuple[str, str], float]) -> pd.DataFrame:
-    """An intervention's table: the excess of every (target, language), intervals of ±.1."""
+    """An intervention's table: the excess of every (target, language), intervals of ±.1.
+
+    Random controls change nothing, so the change is the excess.
+    """
+    statistics = ("excess", "change", "control")
     return pd.DataFrame(
         {
             "step": 8, "edit": "specific", "target": t, "number": 0, "size": 5.0, "language": c,
-            "written": "", "place": "", "statistic": "excess", "value": v, "low": v - 0.1,
-            "high": v + 0.1, "unit": "nats/token",
+            "written": "", "place": "", "statistic": s, "value": 0.0 if s == "control" else v,
+            "low": 0.0 if s == "control" else v - 0.1,
+            "high": 0.0 if s == "control" else v + 0.1, "unit": "nats/token",
         }
         for (t, c), v in excess.items()
+        for s in statistics
     )  # fmt: skip
 
 

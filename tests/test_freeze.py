@@ -7,6 +7,7 @@ import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -23,7 +24,7 @@ from checkpoints.train import Recipe, train
 from tracker import store
 from tracker.config import find_interventions
 from tracker.interventions import HALVES, Subject
-from tracker.interventions.freeze import ARMS, Freeze, FreezeResult, random_outside
+from tracker.interventions.freeze import ARMS, Freeze, FreezeResult, _kept, random_outside
 from tracker.interventions.training import read_stream
 from tracker.model import LanguageModel
 from tracker.probes import Context
@@ -141,7 +142,7 @@ def test_losses_are_those_of_plain_training(
     assert np.nanmax(np.abs(free - untrained)) > 0.01
     fold = {r.document: r.fold for r in subject.context.text.rows}
     for chosen_on, read_on in (HALVES, HALVES[::-1]):
-        core = SMALL._core(subject, "yy", chosen_on)
+        core = SMALL._core(subject, [0, 2], chosen_on)
         old = {n: m.detach().clone() for n, m in subject.model.matrices.items()}
 
         def put_back(model: Any, core: Any = core, old: Any = old) -> None:
@@ -212,12 +213,27 @@ def test_random_sets_are_outside_all_regions_and_as_large(neox: Subject) -> None
         assert not np.isin(flat, np.concatenate([r[name] for r in regions])).any()
 
 
+def test_the_core_is_that_of_the_languages_that_are_known(context: Context) -> None:
+    """`zz` alone is below its unigram entropy: its core is frozen while `yy` is learnt."""
+    text = context.text
+    entropy = text.unigram_entropy()
+    label = text.document_language
+    tokens = np.array([0 if d.graded_only else 10 for d in text.documents])
+    level = np.where(label == 2, 0.5 * entropy[2], 2.0 * entropy.max())
+    before: Any = SimpleNamespace(nll=level * tokens, token_count=tokens, unigram_entropy=entropy)
+    subject: Any = SimpleNamespace(context=context)
+    assert _kept(before, subject, "yy") == [2]
+    before.nll = 2 * entropy.max() * tokens
+    assert _kept(before, subject, "yy") == [0, 2]
+
+
 def test_the_record_holds_it(neox: Subject, tmp_path: Path) -> None:
     result = replace(SMALL, language="zz").run(neox)
     path = tmp_path / "step-000000000.h5"
     documents = np.array([d.id for d in neox.context.text.documents], dtype=object)
     groups = {"freeze": store.variables(result)}
-    store.write_record(path, groups, {"document": documents}, {}, "")
+    languages = np.array(neox.context.text.languages, dtype=object)
+    store.write_record(path, groups, {"document": documents, "language": languages}, {}, "")
     record = store.read_record(path)
     assert str(record["freeze/new_language"]) == "zz"
     assert record.groups["freeze"]["nll"].dims == (

@@ -463,3 +463,20 @@ def test_a_fraction_that_is_none_is_refused(fraction: Any) -> None:
 def test_masks_are_kept_or_not() -> None:
     with pytest.raises(UserError, match=r"regions\.keep_masks=sometimes: choose true or false"):
         Regions(keep_masks="sometimes")  # type: ignore[arg-type]
+
+
+def test_gradients_of_a_bfloat16_model_are_summed_in_float32() -> None:
+    """A thousand small gradients after a large one: in bfloat16 they would all be lost."""
+    weight = torch.ones(2, 2, dtype=torch.bfloat16)
+    model: Any = SimpleNamespace(matrices={"w": weight}, input_first=frozenset())
+    context: Any = SimpleNamespace(text=SimpleNamespace(languages=("a",)), seed=0)
+    sums = RegionSums(Regions(top_fraction=0.25), context, model)
+    for i in range(1001):
+        weight.grad = torch.tensor([[256.0, 0.0], [0.0, 0.0]], dtype=torch.bfloat16)
+        if i:
+            weight.grad = torch.tensor([[0.0, 1.0], [0.0, 0.0]], dtype=torch.bfloat16)
+        batch = SimpleNamespace(language=0, graded_only=False, last=i == 1000)
+        sums.update(SimpleNamespace(batch=batch))  # type: ignore[arg-type]
+    assert weight.grad is None
+    assert sums.regions().core["w"].tolist() == [1]
+    assert sums.regions().importance_of_core["w"].tolist() == [1000.0]

@@ -130,6 +130,7 @@ def _intervene(config: DictConfig, settings: RunSettings, console: Console) -> i
     with console.progress("training the built-in series") as progress:
         found, _ = measurement(config, settings, progress)
     folder = run_folder(settings, found)
+    _refuse_foreign(folder, found.digest())
     steps = choose_steps(found.series, settings.steps)
     table = _corpus(config, settings, folder)
     sources = () if table is None else read_corpus(table).sources

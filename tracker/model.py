@@ -189,11 +189,14 @@ class LanguageModel:
 
         Raises:
             UserError: They are not: the row of `ANATOMY` is wrong for this model.
+            CheckpointError: These weights give outputs that are not finite.
         """
         seen: dict[str, Any] = {}
         attention = torch.ones_like(ids)
         with torch.no_grad(), capture(self, seen):
             logits = self.model(input_ids=ids, attention_mask=attention, use_cache=False).logits
+        if not bool(torch.isfinite(logits).all()):
+            raise CheckpointError("its outputs are not finite")
         mine = self.lens(seen["residual"][-1])
         tolerance = 1e-3 if logits.dtype == torch.float32 else 5e-2
         spread = logits.float().std().clamp_min(1e-6)

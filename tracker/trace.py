@@ -50,8 +50,8 @@ class Trace:
     @cached_property
     def row_sum(self) -> Tensor:
         """[n+1, rows, d] float32, the residual stream summed over each row's tokens of text."""
-        real = self.batch.real.to(self.residual[0].dtype)[:, None]
-        return torch.stack([torch.bmm(real, h)[:, 0].float() for h in self.residual])
+        real = self.batch.real.float()[:, None]
+        return torch.stack([torch.bmm(real, h.float())[:, 0] for h in self.residual])
 
 
 def run(model: LanguageModel, batch: Batch, needs: Need) -> Trace:

@@ -35,7 +35,8 @@ def matrix(table: pd.DataFrame, edit: str, step: int) -> Figure:
 
     A row is a target language, or one of several changes of a kind by its number.
 
-    A number is bold where the 95% interval of its excess over the controls leaves out 0.
+    A number is bold where the 95% interval of its excess over the controls leaves out 0 and none of
+    them goes as far.
     """
     here = rows(table[table["step"] == step], edit=edit)
     numbered = here["number"].nunique() > 1
@@ -77,12 +78,19 @@ def _table(here: pd.DataFrame, statistic: str, targets: list[str], read: list[st
 
 
 def _clear(here: pd.DataFrame, targets: list[str], read: list[str]) -> np.ndarray:
-    """Where the interval of the excess leaves out 0."""
+    """Where the interval of the excess leaves out 0 and no random control goes as far."""
     excess = rows(here, statistic="excess")
-    outside = excess.assign(value=(excess["low"] > 0) | (excess["high"] < 0))
-    found = outside.pivot_table(
-        index="target", columns="language", values="value", aggfunc="first"
-    ).reindex(index=targets, columns=read)
+    keys = ["target", "language"]
+    merged = excess.merge(rows(here, statistic="change")[[*keys, "value"]], on=keys)
+    merged = merged.merge(rows(here, statistic="control")[[*keys, "low", "high"]], on=keys)
+    change, low, high = merged["value_y"], merged["low_y"], merged["high_y"]
+    above = (merged["low_x"] > 0) & (change > high)
+    below = (merged["high_x"] < 0) & (change < low)
+    found = (
+        merged.assign(value=above | below)
+        .pivot_table(index="target", columns="language", values="value", aggfunc="first")
+        .reindex(index=targets, columns=read)
+    )
     return np.asarray(found.to_numpy(dtype=np.float64) == 1)
 
 
@@ -138,7 +146,7 @@ def dots(table: pd.DataFrame, step: int, what: str = "loss") -> Figure:
         if _labels(shown[axes.index(each)].table) == _labels(shown[0].table):
             each.tick_params(labelleft=False)
     figure.supxlabel(_unit(what))
-    canvas.legend(figure, *_dot_legend())
+    canvas.legend(figure, *_dot_legend(what))
     return figure
 
 
@@ -174,11 +182,11 @@ def _by_label(panel: _Panel, statistic: str, labels: list[str]) -> np.ndarray:
     return found.to_numpy(dtype=np.float64).T
 
 
-def _dot_legend() -> tuple[list[Artist], list[str]]:
+def _dot_legend(what: str) -> tuple[list[Artist], list[str]]:
     change = Line2D([], [], color=style.VERMILLION, marker="o", linewidth=1)
     control = Line2D([], [], color=GREY_CONTROL, marker="|", linewidth=2.5, markersize=6)
     return [change, control], [
-        "the change, 95% interval over documents",
+        f"the change, 95% interval over {'folds of ' if what == 'evidence' else ''}documents",
         "random controls: mean, smallest to largest",
     ]
 

@@ -8,13 +8,14 @@ parameters in each matrix, none of them in the core region. A frozen set also sl
 itself: forgetting of the other languages is to be compared at equal gain on the new one, therefore
 the loss of all probe text is read at several steps of the training.
 
-**Choices.** The core region is that of all languages but the new one: what they rest on is to be
-kept. All parameters train, embeddings and head included; only those in the blocks' matrices can be
+**Choices.** The core region is that of the languages that the model knows (loss below their unigram
+entropy), the new one apart: what they rest on is to be kept. Where it knows none, all others count.
+All parameters train, embeddings and head included; only those in the blocks' matrices can be
 frozen. The region is cross-fitted as everything that interventions choose: with each half of the
 probe text its own region is found and trained with, and the documents of one half are read in the
-model that was trained with the other half's. `free` and `random` choose nothing and need one run
-per seed, as long as the corpus holds no document of the probe text. The learning rate is constant
-after a short warm-up: a decay would tie the result to the number of steps.
+model that was trained with the other half's. The training text has no document of the probe text,
+so `free` and `random` need one run per seed. The learning rate is constant after a short warm-up:
+a decay would tie the result to the number of steps.
 """
 
 from __future__ import annotations
@@ -60,6 +61,7 @@ class FreezeResult:
     token_count: NDArray[np.int64] = array("document", unit="tokens", doc="scored tokens")
     document_language: NDArray[Any] = array("document", doc="language of the document")
     new_language: NDArray[Any] = array(doc="the language that is trained on")
+    core_language: NDArray[np.bool_] = array("language", doc="whose core region is frozen")
     training_update: NDArray[np.int64] = array("training_update", doc="optimizer step, from 1")
     training_loss: NDArray[np.float64] = array(
         "freeze_arm", "seed", "training_update", unit="nats/token",
@@ -123,8 +125,10 @@ class Freeze:
         require_float32("freeze", subject.model)
         new = self._new_language(subject)
         stream, length = self._training_text(subject, new)
-        cores = [self._core(subject, new, half) for half in HALVES]
-        losses = _Losses(_read(subject), self.seeds, self.points)
+        before = _read(subject)
+        kept = _kept(before, subject, new)
+        cores = [self._core(subject, kept, half) for half in HALVES]
+        losses = _Losses(before, self.seeds, self.points)
         for run in self._runs(subject, cores):
             batches = MixedBatches(
                 {new: stream},
@@ -139,6 +143,7 @@ class Freeze:
             seed=np.arange(self.seeds),
             training_step=np.array(self.points),
             new_language=np.array(new, dtype=object),
+            core_language=np.isin(np.arange(len(before.unigram_entropy)), kept),
             training_tokens=np.asarray(len(stream)),
             step_tokens=np.asarray(self.batch_size * length),
             **losses.fields(),
@@ -176,10 +181,9 @@ class Freeze:
             )
         return stream, length
 
-    def _core(self, subject: Subject, new: str, half: frozenset[int]) -> Places:
-        """The core region of all languages but the new one."""
+    def _core(self, subject: Subject, old: Sequence[int], half: frozenset[int]) -> Places:
+        """The core region of the languages that are to be kept."""
         subject.progress("core region")
-        old = [c for c, name in enumerate(subject.context.text.languages) if name != new]
         (sums,) = subject.measure([Regions(top_fraction=self.fraction)], half, old)
         assert isinstance(sums, RegionSums)
         return sums.regions().core
@@ -258,6 +262,18 @@ class _Losses:
             "training_update": np.arange(1, self.training.shape[-1] + 1),
             "training_loss": self.training,
         }
+
+
+def _kept(before: PerformanceResult, subject: Subject, new: str) -> list[int]:
+    """Languages that the model knows, without the new one; all others where it knows none.
+
+    Gradients of a language that is not known are the largest, and say nothing of what is kept.
+    """
+    others = [c for c, name in enumerate(subject.context.text.languages) if name != new]
+    language = subject.context.text.document_language
+    loss = [before.nll[language == c].sum() / before.token_count[language == c].sum()
+            for c in range(len(before.unigram_entropy))]  # fmt: skip
+    return [c for c in others if loss[c] < before.unigram_entropy[c]] or others
 
 
 def _read(subject: Subject, folds: frozenset[int] | None = None) -> PerformanceResult:

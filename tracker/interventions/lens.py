@@ -46,7 +46,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from checkpoints.errors import UserError
+from checkpoints.errors import CheckpointError, UserError
 from tracker.interventions import Subject
 from tracker.interventions.arms import Arm, Effects, Folds, Reading, Trial, cross_fitted, effects
 from tracker.interventions.edits import weights_kept
@@ -169,6 +169,8 @@ class _Half:
     def of(cls, subject: Subject, rows: Ints, rank: int | None) -> _Half:
         before = _states(subject, rows.T)
         means = before.double().mean(1).cpu().numpy()
+        if not np.isfinite(means).all():
+            raise CheckpointError("its hidden states are not finite: they span no subspaces")
         return cls(rows, before, fit_subspaces(means.T, rank, RCOND))
 
     def difference(self, target: int, primary: int) -> Floats:

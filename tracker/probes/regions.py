@@ -21,7 +21,8 @@ gradient is not finite).
 
 Batches come grouped by language, so two extra copies of the parameters are enough for any number
 of languages: the gradient of the language that is being read, in the matrices' `.grad`, and the
-running sum of importance, in float32. Of a language that is done only indices stay.
+running sum of importance, in float32. Of a language that is done only indices stay. A model in
+bfloat16 has its gradients summed in float32, too, beside the batch's own.
 """
 
 from __future__ import annotations
@@ -161,6 +162,7 @@ class RegionSums:
         for matrix in model.matrices.values():
             matrix.grad = None
         self._total: dict[str, Tensor] = {}
+        self._gradient: dict[str, Tensor] = {}
         self._top: dict[int, Places] = {}
         self._reading: int | None = None
         self._regions: RegionIndices | None = None
@@ -174,15 +176,26 @@ class RegionSums:
         assert self._reading in (None, batch.language), (self._reading, batch.language)
         assert batch.language not in self._top, f"language {batch.language} was read twice"
         self._reading = batch.language
+        self._in_float32()
         # Not when the language changes: by then the next one's first batch is in the same `.grad`.
         if batch.last:
             self._close(batch.language)
+
+    def _in_float32(self) -> None:
+        """Sum over batches in float32 whatever the model's type: in bfloat16 small terms vanish."""
+        for name, matrix in self.model.matrices.items():
+            if matrix.dtype != torch.float32 and matrix.grad is not None:
+                gradient, matrix.grad = matrix.grad.float(), None
+                if name in self._gradient:
+                    self._gradient[name].add_(gradient)
+                else:
+                    self._gradient[name] = gradient
 
     def _close(self, language: int) -> None:
         """Turn a language's gradient into its importance, where it lies, and let go of it."""
         top = {}
         for name, matrix in self.model.matrices.items():
-            gradient, matrix.grad = matrix.grad, None
+            gradient, matrix.grad = self._gradient.pop(name, matrix.grad), None
             assert gradient is not None, f"{name} has no gradient"
             importance = gradient.mul_(matrix.detach()).abs_()
             top[name] = highest(importance, self.size[name])
