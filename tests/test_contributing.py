@@ -13,6 +13,7 @@ import pandas as pd
 import pytest
 from conftest import LANGUAGES
 
+from analysis import load_run
 from tracker.cli import main
 
 ROOT = Path(__file__).parent.parent
@@ -40,30 +41,36 @@ def run(
     monkeypatch.syspath_prepend(tmp_path)
     common = [
         "series=local", f"series.path={series_folder}", "text=jsonl", f"text.path={text_file}",
-        f"text.pairs={concept_file}", "analysis.replicates=50", "primary=xx", "run_dir=out",
+        f"text.pairs={concept_file}", "analysis.replicates=50", "primary=xx",
     ]  # fmt: skip
-    for command in COMMANDS:
+    probe, intervention = COMMANDS
+    commands = [
+        f"{probe} run_dir=probed",
+        "probe=performance task=track run_dir=changed",
+        f"{intervention} probe=performance run_dir=changed",
+    ]
+    for command in commands:
         monkeypatch.setattr(sys, "argv", ["tracker", *shlex.split(command), *common])
         with pytest.raises(SystemExit) as stop:
             main()
         assert not stop.value.code
-    return tmp_path / "out"
+    return tmp_path
 
 
 def test_the_examples_work(run: Path) -> None:
-    with h5py.File(run / "records" / "step-000000008.h5") as file:
+    with h5py.File(run / "probed" / "records" / "step-000000008.h5") as file:
         norm = file["residual_norm/norm"]
         assert [d[0].name.rpartition("/")[2] for d in norm.dims] == ["language", "hidden_layer"]
         assert norm.attrs["units"] == "L2"
         assert (norm[()] > 0).all()
         last = norm[()][:, -1]
-    curves = pd.read_csv(run / "curves.csv")
+    curves = load_run(run / "probed", replicates=50).curves()
     mine = curves[(curves.measure == "residual_norm") & (curves.step == 8)]
     np.testing.assert_allclose(mine.value, last, rtol=1e-5)
-    (table,) = (run / "interventions").glob("layer_off-*.csv")
+    (table,) = (run / "changed" / "interventions").glob("layer_off-*.csv")
     found = pd.read_csv(table)
     assert set(found.number) == {1, 2, 3}
     assert set(found.language) == set(LANGUAGES)
     assert {"change", "control", "excess"} <= set(found.statistic)
-    assert (run / "figures" / "interventions" / "layer_off_loss_evolution.svg").exists()
-    assert "Layer off: the loss under every change" in (run / "report.html").read_text()
+    assert (run / "changed" / "figures" / "interventions" / "layer_off_loss_evolution.svg").exists()
+    assert "Layer off: the loss under every change" in (run / "changed" / "report.html").read_text()

@@ -321,6 +321,15 @@ def test_the_command_skips_with_exit_code_3(
     assert "1 checkpoints done, 0 kept" in err
 
 
+def test_records_of_another_configuration_are_refused(command: Command, tmp_path: Path) -> None:
+    code, _, err = command("task=track", "probe=performance", "series.steps=[8]")
+    assert code == 0, err
+    code, _, err = command("intervention=deactivate", "probe=performance", "primary=yy")
+    assert code == 2
+    assert "holds records of another configuration" in err
+    assert not (tmp_path / "out" / "interventions").exists()
+
+
 WRONG = {
     "no intervention": ([], f"task=intervene: choose intervention={' | '.join(KNOWN)}"),
     "unknown step": (

@@ -17,7 +17,7 @@ from conftest import LANGUAGES, documents, tiny_model
 from hydra import compose, initialize_config_module
 from subjects import fingerprint, losses
 
-from checkpoints.errors import UserError
+from checkpoints.errors import CheckpointError, UserError
 from tracker import store
 from tracker.config import find_interventions
 from tracker.documents import Document
@@ -314,3 +314,12 @@ def test_the_yaml_names_every_setting_with_its_default() -> None:
     names = set(config.interventions.lens) - {"_target_", "_convert_"}
     assert names == set(Lens.__dataclass_fields__)
     assert find_interventions(config)["lens"] == Lens()
+
+
+def test_hidden_states_that_are_not_finite_are_the_checkpoints_fault(neox: Subject) -> None:
+    model = copy.deepcopy(neox.model.model)
+    parts = LanguageModel.of(model)
+    with torch.no_grad():
+        parts.writing(0).mul_(1e38)
+    with pytest.raises(CheckpointError, match="not finite: they span no subspaces"):
+        SMALL.run(replace(neox, model=parts))

@@ -147,6 +147,14 @@ def test_an_unknown_architecture_says_which_are_known_and_what_to_add() -> None:
         LanguageModel.of(BertLMHeadModel(config))
 
 
+def test_outputs_that_are_not_finite_are_the_checkpoints_fault() -> None:
+    model = tiny_model("gpt_neox", 100)
+    with torch.no_grad():
+        LanguageModel.of(model).writing(0).mul_(1e38)
+    with pytest.raises(CheckpointError, match="its outputs are not finite"):
+        LanguageModel.of(model).self_test(torch.arange(8)[None])
+
+
 def test_a_wrong_row_is_caught_by_the_self_test(monkeypatch: pytest.MonkeyPatch) -> None:
     model = tiny_model("llama", 50)
     ids = torch.arange(1, 9)[None]
