@@ -586,6 +586,9 @@ def causal_evidence(stored: Stored) -> Found | None:
             )
             if change is None or control is None or excess is None:
                 continue
+            if not change["size"]:
+                lines.append(f"{language}: none found")
+                continue
             of += 1
             hits += bool(excess["high"] < 0 and change["value"] < control["low"])
             lines.append(
