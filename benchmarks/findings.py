@@ -129,6 +129,11 @@ class Stored:
         return str(self.about["primary"])
 
     @property
+    def languages(self) -> list[str]:
+        """All languages, the primary first."""
+        return [self.primary, *self.others]
+
+    @property
     def others(self) -> list[str]:
         """All other languages."""
         return [str(c) for c in self.about["languages"] if c != self.primary]  # type: ignore[attr-defined]
@@ -189,9 +194,15 @@ def verdict(hits: int, of: int, chance: float = 0.0) -> str:
     return f"**{word}** ({hits} of {of})"
 
 
-def _one(table: pd.DataFrame, statistic: str) -> pd.Series | None:
-    found = table[table["statistic"] == statistic]
-    return None if found.empty else found.iloc[0]
+def span(row: pd.Series, digits: int = 3) -> str:
+    """A statistic with its interval."""
+    return number(row["value"], row["low"], row["high"], digits)
+
+
+def statistics(table: pd.DataFrame, *names: str) -> list[pd.Series] | None:
+    """The row of each statistic; None where one of them is not there."""
+    found = [table[table["statistic"] == name] for name in names]
+    return None if any(f.empty for f in found) else [f.iloc[0] for f in found]
 
 
 def last_step(stored: Stored, intervention: str) -> int | None:
@@ -200,34 +211,10 @@ def last_step(stored: Stored, intervention: str) -> int | None:
     return steps[-1] if steps else None
 
 
-def against_random(
-    stored: Stored, intervention: str, edit: str, own: bool, step: int | None = None
-) -> tuple[list[str], int, int, int]:
-    """Lines per language with change, controls and excess; (lines, clearly above, of, step)."""
-    step = last_step(stored, intervention) if step is None else step
-    assert step is not None
-    lines, hits, of = [], 0, 0
-    for language in [stored.primary, *stored.others]:
-        where = {"edit": edit, "language": language} | ({"target": language} if own else {})
-        here = stored.at(intervention, step, **where)
-        if "written" in here.columns:
-            here = here[here["written"].isna()]
-        change, control, excess = (_one(here, s) for s in ("change", "control", "excess"))
-        if change is None or excess is None or control is None:
-            continue
-        of += 1
-        hits += bool(excess["low"] > 0 and change["value"] > control["high"])
-        lines.append(
-            f"{language} {number(change['value'])} against random {number(control['value'])}, "
-            f"excess {number(excess['value'], excess['low'], excess['high'])}"
-        )
-    return lines, hits, of, step
-
-
 def lape_units(stored: Stored) -> Found | None:
     """Units that respond to one language only: more than in the first checkpoint?"""
     lines, hits = [], 0
-    languages = [stored.primary, *stored.others]
+    languages = stored.languages
     for language in languages:
         curve = stored.curve("lape_absolute", language)
         if curve.empty:
@@ -264,12 +251,13 @@ def diagonal(stored: Stored, intervention: str, edit: str) -> Found | None:
     if step is None:
         return None
     lines, hits, of = [], 0, 0
-    for language in [stored.primary, *stored.others]:
+    for language in stored.languages:
         row = stored.at(intervention, step, edit=edit, target=language)
         mine = row[row["language"] == language]
-        own, change, control = (_one(mine, s) for s in ("excess", "change", "control"))
-        if own is None or change is None or control is None:
+        found = statistics(mine, "excess", "change", "control")
+        if found is None:
             continue
+        own, change, control = found
         row = row[row["statistic"] == "excess"]
         if not own["size"]:
             lines.append(f"{language}: none found")
@@ -279,8 +267,7 @@ def diagonal(stored: Stored, intervention: str, edit: str) -> Found | None:
         clear = own["low"] > max(0.0, largest) and change["value"] > control["high"]
         hits += bool(clear)
         lines.append(
-            f"{language} ({own['size']:,g}) own "
-            f"{number(own['value'], own['low'], own['high'], 4)}, largest on another language "
+            f"{language} ({own['size']:,g}) own {span(own, 4)}, largest on another language "
             f"{number(largest, digits=4)}"
         )
     text = f"excess over random, nats/token (how many were taken), step {step}: " + "; ".join(lines)
@@ -310,11 +297,10 @@ def steering(stored: Stored) -> Found | None:
     table = table[table["language"] == table["target"]]
     lines, hits, of = [], 0, 0
     for edit, here in table.groupby("edit", sort=False):
-        before, after, control = (
-            _one(here, f"share_{s}") for s in ("before", "steered", "control")
-        )
-        if before is None or after is None or control is None or np.isnan(after["value"]):
+        found = statistics(here, "share_before", "share_steered", "share_control")
+        if found is None or np.isnan(found[1]["value"]):
             continue
+        before, after, control = found
         of += 1
         hits += bool(after["low"] > max(before["high"], control["high"]))
         lines.append(
@@ -328,11 +314,24 @@ def steering(stored: Stored) -> Found | None:
 
 def core_region(stored: Stored) -> Found | None:
     """Removing the core destroys, bottom and random hardly matter."""
-    if last_step(stored, "remove") is None:
+    step = last_step(stored, "remove")
+    if step is None:
         return None
-    core, hits, of, step = against_random(stored, "remove", "core", own=False)
+    lines, hits, of = [], 0, 0
+    for language in stored.languages:
+        here = stored.at("remove", step, edit="core", language=language)
+        found = statistics(here, "change", "control", "excess")
+        if found is None:
+            continue
+        change, control, excess = found
+        of += 1
+        hits += bool(excess["low"] > 0 and change["value"] > control["high"])
+        lines.append(
+            f"{language} {number(change['value'])} against random {number(control['value'])}, "
+            f"excess {span(excess)}"
+        )
     size = float(stored.at("remove", step, edit="core")["size"].iloc[0])
-    measured = [f"core ({size:,.0f} parameters) removed, step {step}: " + "; ".join(core)]
+    measured = [f"core ({size:,.0f} parameters) removed, step {step}: " + "; ".join(lines)]
     for edit in ("bottom", "largest"):
         here = stored.at("remove", step, edit=edit, statistic="change")
         texts = [f"{r.language} {number(r.value)}" for r in here.itertuples()]
@@ -350,11 +349,12 @@ def core_destroys(stored: Stored) -> Found | None:
     if step is None:
         return None
     lines, hits, of = [], 0, 0
-    for language in [stored.primary, *stored.others]:
+    for language in stored.languages:
         here = stored.at("remove", step, edit="core", language=language)
-        before, change = _one(here, "before"), _one(here, "change")
-        if before is None or change is None:
+        found = statistics(here, "before", "change")
+        if found is None:
             continue
+        before, change = found
         of += 1
         hits += bool(change["low"] > before["value"])
         lines.append(f"{language} {before['value']:.2f} → {before['value'] + change['value']:.2f}")
@@ -368,19 +368,16 @@ def size_is_enough(stored: Stored) -> Found | None:
     if step is None:
         return None
     lines, hits, of = [], 0, 0
-    for language in [stored.primary, *stored.others]:
+    for language in stored.languages:
         core, large = (
-            _one(stored.at("remove", step, edit=e, language=language), "change")
+            statistics(stored.at("remove", step, edit=e, language=language), "change")
             for e in ("core", "largest")
         )
         if core is None or large is None:
             continue
         of += 1
-        hits += bool(core["low"] > large["high"])
-        lines.append(
-            f"{language} core {number(core['value'], core['low'], core['high'])}, largest "
-            f"{number(large['value'], large['low'], large['high'])}"
-        )
+        hits += bool(core[0]["low"] > large[0]["high"])
+        lines.append(f"{language} core {span(core[0])}, largest {span(large[0])}")
     rule = "without the core the loss is clearly higher than without as many of the largest weights"
     return Found([f"step {step}: " + "; ".join(lines)], verdict(hits, of), rule)
 
@@ -443,21 +440,17 @@ def freezing(stored: Stored) -> Found | None:
     lines, hits, of = [], 0, 0
     for language in dict.fromkeys(table["language"]):
         here = table[table["language"] == language]
-        levels = {r.edit: r.value for r in here[here["statistic"] == "forgetting"].itertuples()}
-        core, random = (
-            _one(here[here["edit"] == e], "forgetting_excess") for e in ("core", "random")
-        )
-        if core is None or random is None:
-            continue
-        if levels["free"] <= 0:
-            lines.append(f"{language}: not forgotten ({number(levels['free'])})")
+        by_arm = here.set_index(["edit", "statistic"])
+        free = by_arm.loc[("free", "forgetting"), "value"]
+        core, random = (by_arm.loc[(arm, "forgetting_excess")] for arm in ("core", "random"))
+        if free <= 0:
+            lines.append(f"{language}: not forgotten ({number(free)})")
             continue
         of += 1
         hits += bool(core["high"] < 0 and core["value"] < random["value"])
         lines.append(
-            f"{language} free {number(levels['free'])}, core against free "
-            f"{number(core['value'], core['low'], core['high'])}, random against free "
-            f"{number(random['value'], random['low'], random['high'])}"
+            f"{language} free {number(free)}, core against free {span(core)}, random against free "
+            f"{span(random)}"
         )
     text = f"forgetting at equal gain, nats/token, 95% over seeds, step {step}: " + "; ".join(lines)
     rule = (
@@ -505,14 +498,15 @@ def lens_objective(stored: Stored) -> Found | None:
     for language in stored.others:
         own = stored.at("lens", step, edit="lens", target=language, language=language)
         cost = stored.at("lens", step, edit="lens", target=language, language=stored.primary)
-        change, control, paid = _one(own, "change"), _one(own, "control"), _one(cost, "change")
-        if change is None or paid is None or control is None:
+        found, costs = statistics(own, "change", "control"), statistics(cost, "change")
+        if found is None or costs is None:
             continue
+        (change, control), (paid,) = found, costs
         of += 1
         better = change["high"] < 0 and change["value"] < control["low"]
         hits += bool(better and paid["value"] < -change["value"])
         lines.append(
-            f"{language} {number(change['value'], change['low'], change['high'], 4)} (random "
+            f"{language} {span(change, 4)} (random "
             f"subspaces {number(control['value'], digits=4)}), {stored.primary} "
             f"{number(paid['value'], digits=4)}"
         )
@@ -581,11 +575,11 @@ def causal_evidence(stored: Stored) -> Found | None:
                 "deactivate_transferring", step, edit=edit, target=language, written=written,
                 place="output",
             )  # fmt: skip
-            change, control, excess = (
-                _one(here, f"evidence_{s}") for s in ("change", "control", "excess")
-            )
-            if change is None or control is None or excess is None:
+            names = ("evidence_change", "evidence_control", "evidence_excess")
+            found = statistics(here, *names)
+            if found is None:
                 continue
+            change, control, excess = found
             if not change["size"]:
                 lines.append(f"{language}: none found")
                 continue
@@ -593,8 +587,7 @@ def causal_evidence(stored: Stored) -> Found | None:
             hits += bool(excess["high"] < 0 and change["value"] < control["low"])
             lines.append(
                 f"{language} {number(change['value'], digits=2)} against random "
-                f"{number(control['value'], digits=2)}, excess "
-                f"{number(excess['value'], excess['low'], excess['high'], 2)}"
+                f"{number(control['value'], digits=2)}, excess {span(excess, 2)}"
             )
         measured.append(f"{edit} off, {written} right word, step {step}: " + "; ".join(lines))
     rule = (
@@ -634,8 +627,7 @@ def shared_ratio(stored: Stored) -> Found | None:
         lines.append(
             f"{language}, step {first['step']} → {last['step']}: shared "
             f"{raw[first['step']]:.2f} → {raw[last['step']]:.2f} of the rise; shared minus equally "
-            f"important unshared {number(first['value'], first['low'], first['high'], 2)} → "
-            f"{number(last['value'], last['low'], last['high'], 2)}"
+            f"important unshared {span(first, 2)} → {span(last, 2)}"
         )
     rule = (
         "the interval of shared minus equally important unshared units, as a part of the rise "
