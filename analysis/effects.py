@@ -61,6 +61,11 @@ class Intervened:
         return freezing_paths(self) if self.has("freeze_arm") else None
 
     @cached_property
+    def losses(self) -> tuple[dict[str, _Losses], ...]:
+        """Language -> loss under every arm, per record."""
+        return tuple(dict(_losses(record, self)) for record in self.records)
+
+    @cached_property
     def table(self) -> pd.DataFrame:
         """What was found, one row per statistic; empty where no table reads such a record."""
         parts = [t(self) for needed, t in TABLES.items() if self.has(needed)]
@@ -172,8 +177,8 @@ def changes(found: Intervened) -> pd.DataFrame:
     every arm; which random sets were drawn is not in them, which is what the controls' range shows.
     """
     rows = []
-    for record in found.records:
-        for language, losses in _losses(record, found):
+    for record, by_language in zip(found.records, found.losses, strict=True):
+        for language, losses in by_language.items():
             for arm in _arms(record, found.name):
                 known = [*losses.of(arm)]
                 rows += [
@@ -295,8 +300,7 @@ def shared_ratios(found: Intervened) -> pd.DataFrame:
     equally important partner minus these partners, which are the language's own.
     """
     rows = []
-    for record in found.records:
-        losses = dict(_losses(record, found))
+    for record, losses in zip(found.records, found.losses, strict=True):
         arms = {(a.edit, a.target): a for a in _arms(record, found.name)}
         for (edit, target), arm in arms.items():
             if edit == "language" or ("language", target) not in arms:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -41,6 +41,8 @@ class Published:
     no_mixture: str
     """Why there is none, where there is none."""
     report: Path
+    interventions: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    """Intervention -> a line per change that it made."""
 
 
 def tables(run: Run, proposed: Mixture | None) -> Tables:
@@ -162,15 +164,16 @@ def publish(folder: Path, request: Request, progress: Progress | None = None) ->
             return _published(folder, written)
     stamp.unlink(missing_ok=True)
     run = load_run(folder, request.replicates, request.seed)
-    proposed, why_not = _publish(run, request, progress)
+    proposed, why_not, said = _publish(run, request, progress)
     written = {
         "inputs": inputs,
         "sentences": run.sentences(),
         "no_mixture": why_not,
+        "interventions": said,
         "outputs": _outputs(folder, proposed),
     }
     store.write_text(stamp, json.dumps(written, indent=1, ensure_ascii=False) + "\n")
-    return Published(tuple(run.sentences()), run.stages(), proposed, why_not, folder / REPORT)
+    return Published(tuple(run.sentences()), run.stages(), proposed, why_not, folder / REPORT, said)
 
 
 STAMP, REPORT, MIXTURE = "analysis.json", "report.html", "mixture.json"
@@ -181,7 +184,9 @@ def _published(folder: Path, written: Mapping[str, Any]) -> Published:
     found = mixture.from_json(proposed.read_text(encoding="utf-8")) if proposed.exists() else None
     stages = pd.read_csv(folder / "stages.csv", keep_default_na=False, na_values=[""])
     said = tuple(written["sentences"])
-    return Published(said, stages, found, written["no_mixture"], folder / REPORT)
+    return Published(
+        said, stages, found, written["no_mixture"], folder / REPORT, written["interventions"]
+    )
 
 
 def _outputs(folder: Path, proposed: Mixture | None) -> list[str]:
@@ -208,7 +213,9 @@ def _inputs(folder: Path, request: Request) -> str:
     return digest.hexdigest()
 
 
-def _publish(run: Run, request: Request, progress: Progress | None) -> tuple[Mixture | None, str]:
+def _publish(
+    run: Run, request: Request, progress: Progress | None
+) -> tuple[Mixture | None, str, dict[str, list[str]]]:
     total = 2 * (len(run.languages) - 1) + len(FIGURES) + 3
     count = _Counter(progress, total)
     for _ in run.each_fit():
@@ -225,45 +232,39 @@ def _publish(run: Run, request: Request, progress: Progress | None) -> tuple[Mix
             drawn[name] = draw(found)
             save(drawn[name], run.folder / "figures", name)
     count.step("interventions")
-    drawn |= _write_interventions(run.folder, request, found.curves)
+    changed, said = _write_interventions(run.folder, request, found.curves)
+    drawn |= changed
     context = _context(run, proposed, why_not, request.notes)
     write_report(run.folder / REPORT, found, context, figures=drawn)
     count.step("done")
-    return proposed, why_not
+    return proposed, why_not, said
 
 
-def publish_interventions(folder: Path, request: Request, names: Collection[str]) -> list[str]:
-    """Tables and figures of all interventions in a run's folder.
-
-    Where the run has records of its own, `publish` has written them, and the report shows them.
+def publish_interventions(folder: Path, request: Request) -> dict[str, list[str]]:
+    """Tables and figures of the interventions in the folder of a run without records of its own.
 
     Returns:
-        One line per change that the named interventions made.
+        Intervention -> a line per change that it made.
     """
-    if not any((folder / "records").glob("step-*.h5")):
-        _write_interventions(folder, request, None)
-    found = effects.load_interventions(folder, request.replicates, request.seed)
-    return [
-        f"{label}: {line}"
-        for label, each in zip(effects.labels(found), found, strict=True)
-        if each.name in names
-        for line in effects.sentences(each.table)
-    ]
+    return _write_interventions(folder, request, None)[1]
 
 
 def _write_interventions(
     folder: Path, request: Request, curves: pd.DataFrame | None
-) -> dict[str, Figure]:
-    """A table beside the records of every intervention, and its figures."""
-    drawn = {}
+) -> tuple[dict[str, Figure], dict[str, list[str]]]:
+    """A table beside the records of every intervention, its figures, and what it says."""
+    drawn: dict[str, Figure] = {}
+    said: dict[str, list[str]] = {}
     found = effects.load_interventions(folder, request.replicates, request.seed)
     for label, each in zip(effects.labels(found), found, strict=True):
         path = each.folder.with_name(f"{each.folder.name}.csv")
         store.write_text(path, each.table.to_csv(index=False))
+        lines = said.setdefault(each.name, [])
+        lines += [f"{label}: {line}" for line in effects.sentences(each.table)]
         for name, draw in interventions.draw(label, each.table, curves, each.paths):
             drawn[name] = draw()
             save(drawn[name], folder / "figures" / store.INTERVENTIONS, name)
-    return drawn
+    return drawn, said
 
 
 class _Counter:

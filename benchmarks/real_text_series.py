@@ -26,8 +26,9 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from checkpoints.batches import MixedBatches, Phase, pack
-from checkpoints.corpus import write_table
+from checkpoints.batches import MixedBatches, Phase
+from checkpoints.corpus import read_corpus, write_table
+from checkpoints.demo import save_checkpoint
 from checkpoints.train import Recipe, Seen, train
 
 LENGTH, ROWS = 160, 16
@@ -121,8 +122,8 @@ def main() -> None:
     for c, texts in corpus.items():
         path = out / "corpus" / f"{c}.jsonl"
         write_rows(path, [(str(i), c, t) for i, t in enumerate(texts)])
-        streams[c] = pack(tokenizer(texts)["input_ids"])
-        table[c] = (len(streams[c]), len(streams[c]) / len(texts), path)
+        streams[c], mean = read_corpus(path, tokenizer)
+        table[c] = (len(streams[c]), mean, path)
         print(f"{c}: {len(texts)} documents, {len(streams[c])} tokens", flush=True)
     write_table(out / "corpus.jsonl", table)
     total = o.primary_steps + o.mix_steps
@@ -133,15 +134,7 @@ def main() -> None:
     model = make_model(len(tokenizer), o.seed)
 
     def save(seen: Seen) -> None:
-        folder = out / "series" / f"step-{seen.step:09d}"
-        model.save_pretrained(folder)
-        tokenizer.save_pretrained(folder)
-        sidecar = {
-            "step": seen.step,
-            "tokens": seen.tokens,
-            "tokens_by_language": dict(seen.tokens_by_language),
-        }
-        (folder / "tracker.json").write_text(json.dumps(sidecar) + "\n")
+        save_checkpoint(out / "series" / f"step-{seen.step:09d}", model, tokenizer, seen)
         print(f"step {seen.step}", flush=True)
 
     steps = {0, o.primary_steps // 2, total, *(o.primary_steps + s for s in FALL)}

@@ -212,7 +212,7 @@ def _train(
             seed=settings.seed,
         ),
         save_at=settings.steps,
-        save=lambda seen: _save(_path(folder, seen.step), model, tokenizer, seen),
+        save=lambda seen: save_checkpoint(_path(folder, seen.step), model, tokenizer, seen),
         state=folder / "state.pt",
         on_step=lambda step, loss: notify(step, total, "training the built-in series"),
     )
@@ -230,7 +230,7 @@ def _no_progress_bar() -> Iterator[None]:
             logging.enable_progress_bar()  # type: ignore[no-untyped-call]
 
 
-def _save(path: Path, model: Any, tokenizer: Any, seen: Seen) -> None:
+def save_checkpoint(path: Path, model: Any, tokenizer: Any, seen: Seen) -> None:
     """One checkpoint as `save_pretrained` writes it, with the tokenizer and the sidecar."""
     if path.exists():
         return

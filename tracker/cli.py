@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -122,6 +123,7 @@ def _track_and_publish(
 def _intervene(config: DictConfig, settings: RunSettings, console: Console) -> int:
     """Change checkpoints, measure what follows, draw it."""
     from analysis.mixture import read_corpus
+    from analysis.publish import Request, publish_interventions
     from tracker import store
     from tracker.config import find_interventions, measurement, run_folder
     from tracker.intervene import Plan, choose_steps, intervene
@@ -143,22 +145,14 @@ def _intervene(config: DictConfig, settings: RunSettings, console: Console) -> i
         f"{len(outcome.kept)} kept -> {folder / store.INTERVENTIONS}"
     )
     if any((folder / "records").glob("step-*.h5")):
-        _publish(settings, folder, table, _plan(folder), console)
-    _show_interventions(settings, folder, chosen, console)
-    return SKIPPED if outcome.skipped else DONE
-
-
-def _show_interventions(
-    settings: RunSettings, folder: Path, names: Collection[str], console: Console
-) -> None:
-    from analysis.publish import Request, publish_interventions
-    from tracker import store
-
-    a = settings.analysis
-    request = Request(replicates=a.replicates, seed=a.seed)
-    for line in publish_interventions(folder, request, names):
+        said = _publish(settings, folder, table, _plan(folder), console).interventions
+    else:
+        a = settings.analysis
+        said = publish_interventions(folder, Request(replicates=a.replicates, seed=a.seed))
+    for line in chain.from_iterable(said.get(name, ()) for name in chosen):
         console.result(line)
     console.result(f"figures: {folder / 'figures' / store.INTERVENTIONS}")
+    return SKIPPED if outcome.skipped else DONE
 
 
 def _track(
@@ -262,7 +256,7 @@ def _publish(
     corpus: Path | None,
     plan: Mapping[str, Any],
     console: Console,
-) -> None:
+) -> Published:
     from analysis.publish import Request, publish
 
     request = Request(
@@ -277,6 +271,7 @@ def _publish(
     with console.progress("analysing") as progress:
         published = publish(folder, request, progress)
     _show(published, console)
+    return published
 
 
 def _show(published: Published, console: Console) -> None:

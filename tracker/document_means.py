@@ -41,11 +41,16 @@ def parallel_documents(text: ProbeText) -> Ints:
     return table[: len(row)]
 
 
+def middle_layers(hidden_layers: int) -> Ints:
+    """Indices of the middle hidden layers, `0.25 <= l/n <= 0.9`."""
+    depth = np.arange(hidden_layers) / max(hidden_layers - 1, 1)
+    return np.flatnonzero((depth >= MIDDLE[0]) & (depth <= MIDDLE[1]))
+
+
 def middle_mean(values: Floats) -> Floats:
-    """Mean over the middle layers `0.25 <= l/n <= 0.9` of [..., hidden_layer]; NaN if none."""
-    depth = np.arange(values.shape[-1]) / max(values.shape[-1] - 1, 1)
-    middle = (depth >= MIDDLE[0]) & (depth <= MIDDLE[1])
-    if not middle.any():
+    """Mean over the middle layers of [..., hidden_layer]; NaN if there are none."""
+    middle = middle_layers(values.shape[-1])
+    if not len(middle):
         return np.full(values.shape[:-1], np.nan)
     mean: Floats = values[..., middle].mean(-1)
     return mean

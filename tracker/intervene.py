@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -97,13 +98,7 @@ def intervene(
     kept: list[int] = []
     skipped: dict[int, str] = {}
     for number, checkpoint in enumerate(chosen):
-
-        def told(name: str, what: str, number: int = number, step: int = checkpoint.step) -> None:
-            if progress:
-                place = list(plan.interventions).index(name)
-                here = number * len(plan.interventions) + place
-                progress(here, total, f"step {step}, {name}: {what}")
-
+        told = _Told(progress, number * len(plan.interventions), total, checkpoint.step)
         try:
             (done if sweep.visit(checkpoint, told) else kept).append(checkpoint.step)
         except CheckpointError as error:
@@ -111,6 +106,22 @@ def intervene(
     if progress:
         progress(total, total, "done")
     return Outcome(tuple(done), tuple(kept), skipped, dict(m.series.pending))
+
+
+@dataclass(frozen=True)
+class _Told:
+    """Progress within one checkpoint."""
+
+    progress: Callable[[int, int, str], None] | None
+    done: int
+    """Interventions before this checkpoint."""
+    total: int
+    step: int
+
+    def __call__(self, place: int, name: str, what: str) -> None:
+        """Say what intervention number `place` does."""
+        if self.progress:
+            self.progress(self.done + place, self.total, f"step {self.step}, {name}: {what}")
 
 
 def _refuse_unable(name: str, intervention: Intervention, context: Context, plan: Plan) -> None:
@@ -135,25 +146,23 @@ class _Interventions:
         self.plan, self.folder, self.context = plan, folder, context
         self.sweep = Sweep(measurement, folder, context)
         self.measurement = measurement
+        run = measurement.digest()
+        self.digests = {n: self._digest(run, i) for n, i in plan.interventions.items()}
 
-    def visit(self, checkpoint: Checkpoint, told: Callable[[str, str], None]) -> bool:
+    def visit(self, checkpoint: Checkpoint, told: _Told) -> bool:
         """Do what is not done yet; whether anything was done."""
         files = check_weights(checkpoint.path)
         due = {}
-        for name, intervention in self.plan.interventions.items():
-            path = record_path(self.folder, name, self._digest(intervention), checkpoint.step)
+        for place, (name, digest) in enumerate(self.digests.items()):
+            path = record_path(self.folder, name, digest, checkpoint.step)
             if not (path.exists() and same_weights(path, files)):
-                due[name] = path
+                due[name] = place, path
         if not due:
             return False
         model = self.sweep.load(checkpoint)
         probes = usable_probes(self.measurement.probes, self.context)
-        for name, path in due.items():
+        for name, (place, path) in due.items():
             intervention = self.plan.interventions[name]
-
-            def progress(what: str, name: str = name) -> None:
-                told(name, what)
-
             subject = Subject(
                 model=model,
                 context=self.context,
@@ -162,20 +171,20 @@ class _Interventions:
                 batch_tokens=self.measurement.model_settings.batch_tokens,
                 probes=probes,
                 corpus=self.plan.corpus,
-                progress=progress,
+                progress=partial(told, place, name),
             )
             groups = {name: store.variables(intervention.run(subject))}
             described = {
                 "intervention": repr(intervention),
-                "intervention_sha256": self._digest(intervention),
+                "intervention_sha256": self.digests[name],
             }
             self.sweep.write(path, checkpoint, model, groups, files, described)
         return True
 
-    def _digest(self, intervention: Intervention) -> str:
+    def _digest(self, run: str, intervention: Intervention) -> str:
         """Hash of everything that changes an intervention's record."""
         corpus = {}
         if getattr(intervention, "needs_corpus", False):
             corpus = {c: str(p.resolve()) for c, p in sorted(self.plan.corpus.items())}
-        content = [self.measurement.digest(), repr(intervention), corpus]
+        content = [run, repr(intervention), corpus]
         return hashlib.sha256(json.dumps(content).encode()).hexdigest()

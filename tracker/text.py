@@ -121,6 +121,14 @@ class ProbeText:
         """[document] index of each document's language."""
         return np.array([self.languages.index(d.language) for d in self.documents])
 
+    @property
+    def document_fold(self) -> Ints:
+        """[document] fold of each document."""
+        fold = np.zeros(len(self.documents), np.int64)
+        for row in self.rows:
+            fold[row.document] = row.fold
+        return fold
+
     def tokens(self) -> Ints:
         """[language] tokens of text (graded-only documents apart)."""
         counts = np.zeros(len(self.languages), dtype=np.int64)

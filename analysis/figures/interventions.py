@@ -70,28 +70,26 @@ def matrix(table: pd.DataFrame, edit: str, step: int) -> Figure:
     return figure
 
 
-def _table(here: pd.DataFrame, statistic: str, targets: list[str], read: list[str]) -> np.ndarray:
+def _table(
+    here: pd.DataFrame, statistic: str, targets: list[str], read: list[str], column: str = "value"
+) -> np.ndarray:
+    """[target, language] one column of a statistic."""
     found = rows(here, statistic=statistic).pivot_table(
-        index="target", columns="language", values="value", aggfunc="first"
+        index="target", columns="language", values=column, aggfunc="first"
     )
     return found.reindex(index=targets, columns=read).to_numpy(dtype=np.float64)
 
 
 def _clear(here: pd.DataFrame, targets: list[str], read: list[str]) -> np.ndarray:
     """Where the interval of the excess leaves out 0 and no random control goes as far."""
-    excess = rows(here, statistic="excess")
-    keys = ["target", "language"]
-    merged = excess.merge(rows(here, statistic="change")[[*keys, "value"]], on=keys)
-    merged = merged.merge(rows(here, statistic="control")[[*keys, "low", "high"]], on=keys)
-    change, low, high = merged["value_y"], merged["low_y"], merged["high_y"]
-    above = (merged["low_x"] > 0) & (change > high)
-    below = (merged["high_x"] < 0) & (change < low)
-    found = (
-        merged.assign(value=above | below)
-        .pivot_table(index="target", columns="language", values="value", aggfunc="first")
-        .reindex(index=targets, columns=read)
+    change = _table(here, "change", targets, read)
+    excess, control = (
+        [_table(here, statistic, targets, read, end) for end in ("low", "high")]
+        for statistic in ("excess", "control")
     )
-    return np.asarray(found.to_numpy(dtype=np.float64) == 1)
+    above = (excess[0] > 0) & (change > control[1])
+    below = (excess[1] < 0) & (change < control[0])
+    return np.asarray(above | below)
 
 
 def _write_cells(axes: Axes, values: np.ndarray, top: float, bold: np.ndarray | None) -> None:
@@ -451,6 +449,3 @@ def draw(
         yield f"{name}_{what}", partial(dots, single, last, what)
         if len(steps) > 1:
             yield f"{name}_{what}_evolution", partial(evolution, single, what)
-
-
-__all__ = ["dots", "draw", "evolution", "forgetting", "matrix", "shared", "steering"]

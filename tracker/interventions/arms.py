@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import chain
 from typing import Any
 
@@ -77,12 +77,12 @@ class Reading:
     """What was read under one arm, on both halves."""
 
     sizes: list[int]
-    accumulators: list[Accumulator] | None = None
+    accumulators: list[Accumulator] = field(default_factory=list)
+    """The losses, then the read-outs."""
 
     @property
     def performance(self) -> PerformanceSums:
         """The losses."""
-        assert self.accumulators is not None
         assert isinstance(self.accumulators[0], PerformanceSums)
         return self.accumulators[0]
 

@@ -84,7 +84,7 @@ class Deactivate:
         """Deactivate every set of every language, one after another."""
         readouts = [] if subject.context.concepts is None else [Evidence()]
         found = cross_fitted(subject, partial(self._trials, subject), readouts)
-        without, evidence = _evidence(list(found.values()), subject)
+        evidence, without = _evidence(list(found.values()), subject)
         return DeactivateResult(
             **effects(found),
             written_language=np.array(["primary", "own"], dtype=object),
@@ -126,15 +126,14 @@ class Deactivate:
 def _evidence(
     readings: list[Reading], subject: Subject
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Without each fold, and whole."""
+    """[arm, ...] the evidence, and [arm, ..., fold] without each fold; NaN without read-outs."""
     found = []
     shape = (len(subject.context.text.languages), 2, len(PLACES))
     for reading in readings:
-        assert reading.accumulators is not None
         sums = reading.accumulators[1:]
         if sums and isinstance(sums[0], EvidenceSums):
             found.append(sums[0].result())
         else:
             nothing = np.full((*shape, subject.context.text.folds), np.nan)
             found.append((nothing[..., 0], nothing))
-    return np.stack([f[1] for f in found]), np.stack([f[0] for f in found])
+    return np.stack([f[0] for f in found]), np.stack([f[1] for f in found])

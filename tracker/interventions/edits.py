@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -13,9 +13,7 @@ from torch import Tensor
 
 from tracker.model import LanguageModel
 from tracker.neurons import NeuronSet
-
-Places = Mapping[str, NDArray[np.int64]]
-"""Name of a weight matrix -> flat indices of single parameters in it."""
+from tracker.regions import Places
 
 
 @contextmanager
@@ -58,20 +56,35 @@ def parameters_set(
     values: float | Mapping[str, NDArray[np.floating[Any]]] = 0.0,
 ) -> Iterator[None]:
     """Set single parameters of the blocks' matrices; their old values come back afterwards."""
-    before: dict[str, tuple[Tensor, Tensor]] = {}
+    put_back = holder(model, places)
     try:
-        with torch.no_grad():
-            for name, flat in places.items():
-                weight = model.matrices[name].view(-1)
-                index = torch.from_numpy(np.asarray(flat, np.int64)).to(weight.device)
-                before[name] = index, weight[index].clone()
-                new: Any = values if isinstance(values, float | int) else values[name]
-                weight[index] = torch.as_tensor(new, dtype=weight.dtype, device=weight.device)
+        for name, flat in places.items():
+            weight, index = _flat(model, name, flat)
+            new: Any = values if isinstance(values, float | int) else values[name]
+            weight[index] = torch.as_tensor(new, dtype=weight.dtype, device=weight.device)
         yield
     finally:
-        with torch.no_grad():
-            for name, (index, old) in before.items():
-                model.matrices[name].view(-1)[index] = old
+        put_back()
+
+
+def holder(model: LanguageModel, places: Places) -> Callable[[], None]:
+    """A function that puts the parameters at `places` back to the values that they have now."""
+    kept = []
+    for name, flat in places.items():
+        weight, index = _flat(model, name, flat)
+        kept.append((weight, index, weight[index].clone()))
+
+    def put_back() -> None:
+        for weight, index, value in kept:
+            weight[index] = value
+
+    return put_back
+
+
+def _flat(model: LanguageModel, name: str, flat: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
+    """A matrix as one row, sharing its memory, and indices into it."""
+    weight = model.matrices[name].detach().view(-1)
+    return weight, torch.from_numpy(np.asarray(flat, np.int64)).to(weight.device)
 
 
 @contextmanager

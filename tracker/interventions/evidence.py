@@ -18,6 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from tracker.document_means import middle_layers
 from tracker.model import LanguageModel
 from tracker.probes import Context
 from tracker.trace import Need, Trace
@@ -50,8 +51,7 @@ class EvidenceSums:
         shape = (languages, context.text.folds, concepts)
         self.sum = torch.zeros((*shape, 2, len(PLACES)), dtype=torch.float64)
         self.count = torch.zeros(shape, dtype=torch.int64)
-        depth = np.arange(model.layers + 1) / model.layers
-        self.middle = np.flatnonzero((depth >= 0.25) & (depth <= 0.9)).tolist()
+        self.middle = middle_layers(model.layers + 1).tolist()
         self.words = {
             (c, x): _Words.of(self.index.token_sets(pair.concepts, language))
             for c, pair in self.index.pairs.items()

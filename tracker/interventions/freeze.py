@@ -20,24 +20,24 @@ a decay would tie the result to the number of steps.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from checkpoints.batches import MixedBatches, Phase
 from checkpoints.errors import UserError
 from checkpoints.train import Recipe, Seen, train
 from tracker.interventions import HALVES, Subject
-from tracker.interventions.edits import Places, random_places, weights_kept
+from tracker.interventions.edits import holder, random_places, weights_kept
 from tracker.interventions.training import read_stream, require_float32
 from tracker.model import LanguageModel
-from tracker.probes import require_fraction, require_number
+from tracker.probes import require_fraction, require_number, require_whole
 from tracker.probes.performance import Performance, PerformanceResult, PerformanceSums
 from tracker.probes.regions import Regions, RegionSums
+from tracker.regions import Places
 from tracker.store import array
 
 Ints = NDArray[np.int64]
@@ -105,9 +105,9 @@ class Freeze:
         require_fraction(where, fraction=self.fraction)
         if self.fraction > MOST:
             raise UserError(f"{where}.fraction={self.fraction}: choose at most a third")
-        require_number(where, 1, seeds=self.seeds, batch_size=self.batch_size)
-        require_number(where, 2, sequence_length=self.sequence_length)
-        require_number(where, 0, warmup_steps=self.warmup_steps)
+        require_whole(where, 1, seeds=self.seeds, batch_size=self.batch_size)
+        require_whole(where, 2, sequence_length=self.sequence_length)
+        require_whole(where, 0, warmup_steps=self.warmup_steps)
         require_number(where, 1e-12, learning_rate=self.learning_rate)
         steps = list(self.evaluate_at)
         if not all(isinstance(s, int) and s >= 0 for s in steps) or not any(steps):
@@ -280,21 +280,6 @@ def _read(subject: Subject, folds: frozenset[int] | None = None) -> PerformanceR
     (sums,) = subject.measure([Performance()], folds)
     assert isinstance(sums, PerformanceSums)
     return sums.result()
-
-
-def holder(model: LanguageModel, places: Places) -> Callable[[], None]:
-    """A function that puts the parameters at `places` back to the values that they have now."""
-    kept = []
-    for name, flat in places.items():
-        index = torch.from_numpy(np.asarray(flat, np.int64)).to(model.device)
-        weight = model.matrices[name].detach().view(-1)
-        kept.append((weight, index, weight[index].clone()))
-
-    def put_back() -> None:
-        for weight, index, value in kept:
-            weight[index] = value
-
-    return put_back
 
 
 def random_outside(

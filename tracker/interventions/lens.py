@@ -60,7 +60,7 @@ from tracker.interventions.lens_states import (
     states_of_all,
 )
 from tracker.interventions.training import require_float32
-from tracker.probes import Context, require_number
+from tracker.probes import Context, require_number, require_whole
 from tracker.store import array
 from tracker.subspaces import Subspaces, fit_subspaces
 
@@ -116,11 +116,11 @@ class Lens:
     def __post_init__(self) -> None:
         """Refuse settings that cannot be; languages and rank are seen when the text is known."""
         where = "interventions.lens"
-        require_number(where, 1, steps=self.steps, batch_size=self.batch_size, layers=self.layers)
-        require_number(where, 1, controls=self.controls)
+        require_whole(where, 1, steps=self.steps, batch_size=self.batch_size, layers=self.layers)
+        require_whole(where, 1, controls=self.controls)
         require_number(where, 1e-12, learning_rate=self.learning_rate)
         if self.rank is not None:
-            require_number(where, 1, rank=self.rank)
+            require_whole(where, 1, rank=self.rank)
 
     def rate(self, step: int) -> float:
         """Learning rate of step number `step` (from 0)."""
@@ -302,7 +302,6 @@ class Trainings:
 
 
 def _states_read(reading: Reading) -> StateSums:
-    assert reading.accumulators is not None
     sums = reading.accumulators[1]
     assert isinstance(sums, StateSums)
     return sums

@@ -256,10 +256,7 @@ def weights(model: LanguageModel, name: str, flat: Ints) -> Floats:
 
 def _document_half(text: ProbeText) -> Ints:
     """[document] 0: read under what the first half chose, 1: the second."""
-    half = np.zeros(len(text.documents), np.int64)
-    for row in text.rows:
-        half[row.document] = int(row.fold in HALVES[0])
-    return half
+    return np.isin(text.document_fold, list(HALVES[0])).astype(np.int64)
 
 
 def _located(

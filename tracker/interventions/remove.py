@@ -31,10 +31,10 @@ from numpy.typing import NDArray
 from tracker.interventions import HALVES, Subject
 from tracker.interventions.arms import Arm, Effects, Folds, Reading, Trial, cross_fitted, effects
 from tracker.interventions.choice import find_regions, region_probe, require_region
-from tracker.interventions.edits import Places, parameters_set, random_places
+from tracker.interventions.edits import parameters_set, random_places
 from tracker.probes import require_whole
 from tracker.probes.regions import Regions
-from tracker.regions import NOWHERE, RegionIndices, highest
+from tracker.regions import NOWHERE, Places, RegionIndices, highest
 from tracker.store import array
 
 CORE, BOTTOM, LARGEST, MONOLINGUAL = "core", "bottom", "largest", "monolingual"

@@ -82,9 +82,6 @@ class PerformanceSums:
     def result(self) -> PerformanceResult:
         """Everything to the host."""
         text = self.text
-        fold = np.zeros(len(text.documents), np.int64)
-        for row in text.rows:
-            fold[row.document] = row.fold
         tokens = self.tokens.cpu().numpy()
         return PerformanceResult(
             graded_kind=np.array(self.kinds, dtype=object),
@@ -93,7 +90,7 @@ class PerformanceSums:
             correct=self.correct.cpu().numpy(),
             byte_count=np.where(tokens > 0, scored_bytes(text), 0),
             document_language=np.array([d.language for d in text.documents], dtype=object),
-            document_fold=fold,
+            document_fold=text.document_fold,
             unigram_entropy=text.unigram_entropy(),
             graded_correct=self.right,
             graded_count=self.asked,

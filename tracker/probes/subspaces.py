@@ -153,12 +153,11 @@ class _Chosen:
         averaged[:] = False
         averaged[common] = True
         kept = common[:most]
-        fold = np.zeros(len(text.documents), np.int64)
-        for row in text.rows:
-            fold[row.document] = row.fold
         meaning = np.repeat(np.arange(len(kept)), kept.shape[1])
         labels = language[kept.ravel()], meaning
-        return cls(averaged, len(common), kept.ravel(), labels, fold[kept[:, 0]] % 2 == 1)
+        return cls(
+            averaged, len(common), kept.ravel(), labels, text.document_fold[kept[:, 0]] % 2 == 1
+        )
 
 
 def _first(label: Ints, most: int) -> Ints:
