@@ -131,7 +131,12 @@ def _equal(a: Mapping[str, float], b: Mapping[str, float]) -> bool:
 
 def small_runs(place: Path) -> tuple[SmallRun, ...]:
     """The finished trials of a folder, as the proposers take them."""
-    return tuple(_small_run(path) for path in sorted(place.glob(f"{TRIALS}/*/seed-*/trial.json")))
+    return tuple(map(_small_run, _trials(place)))
+
+
+def _trials(place: Path) -> list[Path]:
+    """What the finished trials of a folder say of themselves."""
+    return sorted(place.glob(f"{TRIALS}/*/seed-*/trial.json"))
 
 
 def _small_run(path: Path) -> SmallRun:
@@ -249,13 +254,16 @@ class Validation:
 
     def costs(self) -> list[str]:
         """What the proposers learnt from, in runs and tokens; the others cost nothing."""
-        pilots = [run for run in small_runs(self.place) if run.role in PILOTS]
-        rows = []
-        for role, what in PILOTS.items():
-            mine = [run for run in pilots if run.role == role]
-            tokens = sum(float(run.tokens[-1]) for run in mine)
-            if mine:
-                rows.append(f"{len(mine)} {what} ({tokens:,.0f} tokens)")
+        trained: dict[str, list[int]] = {}
+        for path in _trials(self.place):
+            trial = json.loads(path.read_text(encoding="utf-8"))
+            steps = sum(phase["steps"] for phase in trial["phases"])
+            trained.setdefault(trial["role"], []).append(steps * trial["step_tokens"])
+        rows = [
+            f"{len(trained[role])} {what} ({sum(trained[role]):,} tokens)"
+            for role, what in PILOTS.items()
+            if role in trained
+        ]
         return [f"validation: beside the arms, pilots were trained: {', '.join(rows)}"] * bool(rows)
 
     def _means(self, arm: str) -> dict[str, dict[Any, Any]]:

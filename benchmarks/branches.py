@@ -24,12 +24,12 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
-from itertools import islice
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import torch
+from donors import DONOR_TOKENS, stream
 from hydra import compose, initialize_config_module
 from numpy.typing import NDArray
 from scipy.stats import rankdata, t
@@ -37,8 +37,8 @@ from scipy.stats import rankdata, t
 from analysis import load_run
 from analysis.measured import ratio
 from analysis.run import Run
-from checkpoints.batches import Ints, Phase, pack
-from checkpoints.programs import FACTS, LANGUAGES, SHARED_ITEMS, training_documents
+from checkpoints.batches import Phase
+from checkpoints.programs import LANGUAGES
 from tracker.config import measurement, run_settings
 from tracker.probes.performance import Performance
 from tracker.sweep import Measurement
@@ -63,8 +63,6 @@ CONDITIONS = (
     ("scratch", "scarcest"), ("after", "scarcest"), ("scratch", "scarce"), ("scratch", "ample"),
 )  # fmt: skip
 """Starts and supplies of the main runs."""
-DONOR_TOKENS = 560_000
-"""Unique tokens of the donor: it is never repeated."""
 RATE = 2e-3
 READ_EVERY, SLOPE_STEPS = 10, 20
 TRAINING = Training()
@@ -162,16 +160,6 @@ def probe_text(series: Path, languages: tuple[str, ...]) -> Measurement:
     with initialize_config_module("conf", version_base="1.3"):
         config = compose("config", ["series=local", f"series.path={series}", *chosen])
     return measurement(config, replace(run_settings(config), primary=DONOR))[0]
-
-
-def stream(tokenizer: object, language: str, seed: int = 77) -> Ints:
-    """Documents until there are enough tokens for any trial."""
-    items = tuple(FACTS) if language == DONOR else SHARED_ITEMS
-    documents = training_documents(language, seed, items)
-    parts: list[Ints] = []
-    while sum(map(len, parts)) < DONOR_TOKENS:
-        parts.append(pack(tokenizer(list(islice(documents, 500)))["input_ids"]))  # type: ignore[operator]
-    return np.concatenate(parts)
 
 
 def run(out: Path, labs: Labs, worker: int = 0, workers: int = 1) -> None:

@@ -113,8 +113,8 @@ def streams(tokenizer: object, seed: int = 77) -> dict[str, Ints]:
     return found | fakes
 
 
-def stream(tokenizer: object, language: str, seed: int) -> Ints:
-    """Documents until there are enough tokens for any trial."""
+def stream(tokenizer: object, language: str, seed: int = 77) -> Ints:
+    """A language's documents until there are enough tokens for any trial."""
     items = tuple(FACTS) if language == "python" else SHARED_ITEMS
     documents = training_documents(language, seed, items)
     parts: list[Ints] = []

@@ -20,6 +20,7 @@ from huggingface_hub.utils import (  # type: ignore[attr-defined]  # lazily, und
 )
 
 from checkpoints.errors import CheckpointError, UserError
+from checkpoints.files import sha256
 from checkpoints.hub import HubFile, told
 
 CHUNK = 1 << 20
@@ -128,9 +129,9 @@ def _verify(repo: str, commit: str, file: HubFile, part: Path) -> None:
 
 def digest_of(path: Path, kind: str) -> str:
     """Hash of a file's content: `sha256`, or `git`, the one of a git blob."""
+    if kind == "sha256":
+        return sha256(path)
     with path.open("rb") as stream:
-        if kind == "sha256":
-            return hashlib.file_digest(stream, "sha256").hexdigest()
         blob = hashlib.sha1(f"blob {path.stat().st_size}\0".encode(), usedforsecurity=False)
         while chunk := stream.read(CHUNK):
             blob.update(chunk)

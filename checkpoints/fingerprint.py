@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from checkpoints.errors import CheckpointError, UserError
+from checkpoints.files import sha256
 from checkpoints.integrity import SUSPECTS, Weights, equal_groups, suspects
 from checkpoints.local import weight_files
 from checkpoints.series import Series
@@ -66,7 +67,7 @@ def _told_apart(files: list[Path]) -> dict[Path, str]:
     digests = {}
     for sample, same in alike.items():
         for file in same:
-            digests[file] = sample if len(same) == 1 else _whole(file)
+            digests[file] = sample if len(same) == 1 else f"sha256:{sha256(file)}"
     return digests
 
 
@@ -79,8 +80,3 @@ def _sample(file: Path) -> str:
             stream.seek(max(0, size - BLOCK) * i // (BLOCKS - 1))
             digest.update(stream.read(BLOCK))
     return f"sample:{digest.hexdigest()}"
-
-
-def _whole(file: Path) -> str:
-    with file.open("rb") as stream:
-        return f"sha256:{hashlib.file_digest(stream, 'sha256').hexdigest()}"

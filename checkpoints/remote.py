@@ -62,7 +62,6 @@ class Listing:
     """Step -> revision, ascending."""
     places: Mapping[int, Place]
     groups: tuple[Group, ...]
-    final_name: str = "main"
     lacking: Mapping[int, str] = field(default_factory=dict)
     """Steps whose revision holds no checkpoint, with what is lacking."""
 
@@ -123,7 +122,7 @@ def list_run(run: HubRun, hub: Hub) -> Listing:
             revisions[place.step] = listed[key]
     weights = {step: _weights(revision) for step, revision in revisions.items()}
     groups = equal_groups(weights, final, run.final)
-    return Listing(revisions, at, groups, run.final, lacking)
+    return Listing(revisions, at, groups, lacking)
 
 
 def _revisions(hub: Hub, commits: Mapping[tuple[str, str], str]) -> dict[tuple[str, str], Revision]:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import gzip
-import importlib.util
 import json
 import os
 import re
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -137,8 +137,8 @@ def test_parquet_without_the_column_and_folders_without_files(tmp_path: Path) ->
         count({"xx": tmp_path / "empty"}, Words())
 
 
-@pytest.mark.skipif(importlib.util.find_spec("zstandard") is not None, reason="it is installed")
-def test_zstandard_is_asked_for(tmp_path: Path) -> None:
+def test_zstandard_is_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "zstandard", None)  # as where it is not installed
     (tmp_path / "a.jsonl.zst").write_bytes(b"x")
     with pytest.raises(UserError, match="needs the package zstandard: install it, or unpack"):
         count({"xx": tmp_path / "a.jsonl.zst"}, Words())

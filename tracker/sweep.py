@@ -18,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 
 from checkpoints.errors import CheckpointError, DownloadError, UserError
-from checkpoints.files import clear_unfinished
+from checkpoints.files import clear_unfinished, sha256
 from checkpoints.local import check_weights
 from checkpoints.series import Checkpoint, Series
 from tracker import store
@@ -191,8 +191,9 @@ def track(
     if len(failed) == len(mine):
         _require_one(list(failed.values()))
     skipped = {step: str(error) for step, error in failed.items()}
-    for step, why in skipped.items():
-        store.note_skip(folder, step, why)
+    for step, failure in failed.items():
+        if isinstance(failure, DownloadError):
+            store.note_skip(folder, step, skipped[step])
     if progress:
         progress(len(mine), len(mine), "done")
     kept = (c.step for c in mine if c.step not in measured and c.step not in skipped)
@@ -521,8 +522,7 @@ def _stat(files: Sequence[Path]) -> str:
 def _digest_files(files: Sequence[Path]) -> str:
     digest = hashlib.sha256()
     for file in files:
-        with file.open("rb") as stream:
-            digest.update(hashlib.file_digest(stream, "sha256").digest())
+        digest.update(bytes.fromhex(sha256(file)))
     return digest.hexdigest()
 
 

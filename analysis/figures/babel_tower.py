@@ -135,20 +135,30 @@ def _no_split(found: Outcome) -> str:
 
 def _panel(axes: Axes, axis: TokenAxis, curves: pd.DataFrame, fits: pd.DataFrame) -> None:
     """All curves of one language."""
-    levels = numbers(curves, "chance")
-    for chance in sorted(set(levels[np.isfinite(levels)])):
-        axes.axhline(chance, color=style.GREY, linestyle=style.DOTTED, linewidth=1, zorder=1.5)
+    draw_chance(axes, curves)
     for name, (_, look) in MEASURES.items():
         curve = rows(curves, measure=name).sort_values("step")
         fit = rows(fits, measure=name).sort_values("x")
         _fit(axes, fit, look)
         draw_points(axes, axis, curve, look, guide=fit.empty)
-        ceiling = numbers(curve, "ceiling")
-        if np.isfinite(ceiling).any():
-            axes.plot(
-                axis.place(numbers(curve, "x")), ceiling, color=look.color, linewidth=0.8,
-                linestyle=style.DASH_DOT, zorder=1.6, gid=f"ceiling:{name}",
-            )  # fmt: skip
+        draw_ceiling(axes, axis, curve, look)
+
+
+def draw_chance(axes: Axes, curves: pd.DataFrame) -> None:
+    """A dotted line wherever some curve's chance is."""
+    levels = numbers(curves, "chance")
+    for chance in sorted(set(levels[np.isfinite(levels)])):
+        axes.axhline(chance, color=style.GREY, linestyle=style.DOTTED, linewidth=1, zorder=1.5)
+
+
+def draw_ceiling(axes: Axes, axis: TokenAxis, curve: pd.DataFrame, look: style.Mark) -> None:
+    """What one measure could be at most, where it is known."""
+    ceiling = numbers(curve, "ceiling")
+    if np.isfinite(ceiling).any():
+        axes.plot(
+            axis.place(numbers(curve, "x")), ceiling, color=look.color, linewidth=0.8,
+            linestyle=style.DASH_DOT, zorder=1.6, gid=f"ceiling:{curve['measure'].iloc[0]}",
+        )  # fmt: skip
 
 
 def _fit(axes: Axes, fit: pd.DataFrame, look: style.Mark) -> None:

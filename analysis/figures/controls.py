@@ -13,7 +13,7 @@ from matplotlib.ticker import MaxNLocator
 from analysis import style
 from analysis.figures import canvas
 from analysis.figures.axes import TokenAxis
-from analysis.figures.babel_tower import draw_points
+from analysis.figures.babel_tower import draw_ceiling, draw_chance, draw_points
 from analysis.figures.tables import common_unit, distinct, numbers, rows, x_units
 
 Looks = Mapping[str, tuple[str, style.Mark]]
@@ -91,15 +91,8 @@ def _panel(axes: Axes, axis: TokenAxis, curves: pd.DataFrame, looks: Looks) -> N
         curve = rows(curves, measure=name).sort_values("step")
         draw_points(axes, axis, curve, look, guide=True)
         _untrained(axes, axis, curve, look)
-        ceiling = numbers(curve, "ceiling")
-        if np.isfinite(ceiling).any():
-            axes.plot(
-                axis.place(numbers(curve, "x")), ceiling, color=look.color, linewidth=0.8,
-                linestyle=style.DASH_DOT, zorder=1.6, gid=f"ceiling:{name}",
-            )  # fmt: skip
-    chance = numbers(curves[curves["measure"].isin(list(looks))], "chance")
-    for level in sorted(set(chance[np.isfinite(chance)])):
-        axes.axhline(level, color=style.GREY, linestyle=style.DOTTED, linewidth=1, zorder=1.5)
+        draw_ceiling(axes, axis, curve, look)
+    draw_chance(axes, curves[curves["measure"].isin(list(looks))])
 
 
 def _untrained(axes: Axes, axis: TokenAxis, curve: pd.DataFrame, look: style.Mark) -> None:
