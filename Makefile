@@ -1,6 +1,7 @@
 # make demo   the built-in series: train, track, analyze, propose
 # make findings   docs/findings.md from the stored results in docs/findings/
 # make test   the tests;  make test-slow: those that kill, train and simulate
+# make test-slurm   those that need a Slurm, beside one that is started for them (Debian, root)
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV ?= .venv
 BIN := $(VENV)/bin
@@ -8,16 +9,19 @@ STAMP := $(VENV)/.installed
 
 export OMP_WAIT_POLICY ?= passive
 
-.PHONY: demo test test-slow lint wheel findings clean
+.PHONY: demo test test-slow test-slurm lint wheel findings clean
 
 demo: $(STAMP)
 	$(BIN)/tracker
 
 test: $(STAMP)
-	$(BIN)/python -m pytest -n 2 -m "not slow"
+	$(BIN)/python -m pytest -n 2 -m "not slow and not slurm"
 
 test-slow: $(STAMP)
 	$(BIN)/python -m pytest -n 2 -m slow
+
+test-slurm: $(STAMP)
+	tests/slurm/with.sh $(BIN)/python -m pytest -m slurm
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

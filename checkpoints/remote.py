@@ -39,6 +39,7 @@ class HubRun:
     tokens_per_step: int | None = None
     stages: Any = None
     final: str = "main"
+    dtype: str | None = None
     keep: bool = False
     suspects: str = "exclude"
     steps: Sequence[int] | None = None
@@ -181,6 +182,7 @@ def hub_series(run: HubRun, hub: Hub | None = None, listed_only: bool = False) -
         suspects=wrong,
         pending=dict(listing.lacking),
         remarks=listing.remarks(),
+        dtype=run.dtype,
         origin=f"{hub.folder(run.repo).parent.name}/{run.repo}",
         shelf=HubShelf(listing.revisions, folders, run.keep, refused),
     )

@@ -50,6 +50,8 @@ class Series:
     """What was found when the series was checked, a line each."""
     origin: str = ""
     """Where the checkpoints come from, whatever machine reads them; empty: their folder."""
+    dtype: str | None = None
+    """Type that the weights have to be read in where nobody asks for another."""
     shelf: Shelf = field(default_factory=Shelf, compare=False)
     """Has the weights of a checkpoint at hand."""
 

@@ -7,9 +7,10 @@ import os
 import re
 import shutil
 import threading
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from queue import SimpleQueue
 
@@ -28,6 +29,18 @@ LAST_WORDS = 2.0
 """Seconds that an interrupted download has to end by itself."""
 
 
+class BusyError(Exception):
+    """Another process is at a checkpoint; its turn comes again after all others."""
+
+
+Needed = Callable[[int], bool]
+"""Whether a checkpoint's weights are still needed, once nobody else is at it."""
+
+
+def _always(step: int) -> bool:
+    return True
+
+
 class Shelf:
     """Weights that are in the checkpoints' folders already."""
 
@@ -35,14 +48,24 @@ class Shelf:
         """Hash of a checkpoint's weights, as far as it is known without reading them."""
         return None
 
-    @contextmanager
-    def at_hand(self, step: int, following: int | None = None) -> Iterator[None]:
-        """Have a checkpoint's weights in its folder for a while.
+    def turns(
+        self, steps: Sequence[int], needed: Needed = _always
+    ) -> Iterator[tuple[int, AbstractContextManager[None]]]:
+        """Every checkpoint with what has its weights at hand; the next one is prepared meanwhile.
+
+        Where another process is at a checkpoint, entering raises `BusyError`, and it comes once
+        more after all others; then the other process is waited for.
 
         Args:
-            step: The checkpoint.
-            following: The one that is needed next.
+            steps: The checkpoints, in this order.
+            needed: Asked in its turn; where it says no, the weights are not fetched.
         """
+        for step in steps:
+            yield step, self.at_hand(step)
+
+    @contextmanager
+    def at_hand(self, step: int) -> Iterator[None]:
+        """Have a checkpoint's weights in its folder for a while."""
         yield
 
     def clear(self, steps: Iterable[int]) -> None:
@@ -55,8 +78,9 @@ class Shelf:
 class HubShelf(Shelf):
     """Weights that are downloaded when they are needed, and removed afterwards.
 
-    While one checkpoint is at hand the following one is downloaded: there are never more than two.
-    A checkpoint's folder is locked as long as a process uses it; one that comes second waits.
+    While one checkpoint is at hand the following one is downloaded: there are never more than two
+    per process. A checkpoint's folder is locked from before its download until what is done with it
+    is done, so what `needed` says under the lock holds: the same work is never done twice.
     """
 
     def __init__(
@@ -86,21 +110,47 @@ class HubShelf(Shelf):
         known = [bytes.fromhex(d) for d in digests if d is not None]
         return hashlib.sha256(b"".join(known)).hexdigest() if len(known) == len(digests) else None
 
+    def turns(
+        self, steps: Sequence[int], needed: Needed = _always
+    ) -> Iterator[tuple[int, AbstractContextManager[None]]]:
+        """As `Shelf.turns`.
+
+        Two processes cannot wait for each other: one that waits for a checkpoint holds no other
+        that is not being worked on, because the one downloaded ahead is always the next.
+        """
+        for wait in (False, True):
+            busy: list[int] = []
+            for step, following in zip(steps, [*steps[1:], None], strict=False):
+                yield step, _noted(self.at_hand(step, following, needed, wait), step, busy)
+            steps = busy
+
     @contextmanager
-    def at_hand(self, step: int, following: int | None = None) -> Iterator[None]:
+    def at_hand(
+        self,
+        step: int,
+        following: int | None = None,
+        needed: Needed = _always,
+        wait: bool = True,
+    ) -> Iterator[None]:
         """Download the weights, or find them downloaded ahead; start with the following ones.
 
         An interruption leaves them for the next run, which begins with this checkpoint.
 
+        Args:
+            step: The checkpoint.
+            following: The one that is asked for next.
+            needed: Asked, in the background, just before a download; no: nothing is downloaded.
+            wait: For another process that is at it.
+
         Raises:
+            BusyError: Another process is at it, and is not waited for.
             CheckpointError: Their content is not what the repository lists.
             DownloadError: They cannot be had now.
         """
-        if self._worker is None:
-            self._worker = _Worker(self)
-        ready = self._ahead.pop(step, None) or self._worker.fetch(step)
+        worker = self._worker = self._worker or _Worker()
+        ready = self._ahead.pop(step, None) or worker.ask(partial(self.fetch, step, needed, wait))
         if following is not None and following not in self._ahead:
-            self._ahead[following] = self._worker.fetch(following)
+            self._ahead[following] = worker.ask(partial(self.fetch, following, needed, wait))
         try:
             held = ready.result()
         except KeyboardInterrupt:
@@ -118,7 +168,7 @@ class HubShelf(Shelf):
     def clear(self, steps: Iterable[int]) -> None:
         """Remove them, except where another process is at it."""
         for step in steps:
-            with suppress(Stopped), locked(self.folders[step], _refuse):
+            with suppress(BusyError), locked(self.folders[step], _give_way):
                 self._remove(step)
 
     def close(self) -> None:
@@ -132,13 +182,19 @@ class HubShelf(Shelf):
         self._ahead.clear()
         self._worker, self._failures = None, 0
 
-    def fetch(self, step: int, stop: threading.Event) -> ExitStack:
-        """The weights in their folder; the lock on it is held until what is returned is closed."""
+    def fetch(self, step: int, needed: Needed, wait: bool, stop: threading.Event) -> ExitStack:
+        """The weights in their folder, as `at_hand`.
+
+        Returns:
+            Holds the lock on the folder until it is closed.
+        """
         if step in self.refused:
             raise CheckpointError(self.refused[step])
         revision, folder = self.revisions[step], self.folders[step]
         with ExitStack() as held:
-            held.enter_context(locked(folder, lambda: _heed(stop)))
+            held.enter_context(locked(folder, partial(_heed, stop) if wait else _give_way))
+            if not needed(step):
+                return held.pop_all()
             if self.keep:
                 (folder / KEPT).touch()
             lacking = [f for f in weight_files(revision.files) if not is_here(f, folder)]
@@ -164,19 +220,34 @@ class HubShelf(Shelf):
             (self.folders[step] / (file.name + PART)).unlink(missing_ok=True)
 
 
+@contextmanager
+def _noted(weights: AbstractContextManager[None], step: int, busy: list[int]) -> Iterator[None]:
+    """The same; a step that another process is at is noted."""
+    try:
+        with weights:
+            yield
+    except BusyError:
+        busy.append(step)
+        raise
+
+
+_Fetch = Callable[[threading.Event], ExitStack]
+"""Downloads a checkpoint until the event is set."""
+
+
 class _Worker:
     """Downloads one checkpoint after another in a thread that no exit of the program waits for."""
 
-    def __init__(self, shelf: HubShelf) -> None:
-        self._shelf, self._stop = shelf, threading.Event()
-        self._due: SimpleQueue[tuple[int, Future[ExitStack]] | None] = SimpleQueue()
+    def __init__(self) -> None:
+        self._stop = threading.Event()
+        self._due: SimpleQueue[tuple[_Fetch, Future[ExitStack]] | None] = SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="download", daemon=True)
         self._thread.start()
 
-    def fetch(self, step: int) -> Future[ExitStack]:
+    def ask(self, fetch: _Fetch) -> Future[ExitStack]:
         """Download a checkpoint after those that were asked for before."""
         future: Future[ExitStack] = Future()
-        self._due.put((step, future))
+        self._due.put((fetch, future))
         return future
 
     def end(self) -> None:
@@ -187,10 +258,10 @@ class _Worker:
 
     def _run(self) -> None:
         while (due := self._due.get()) is not None:
-            step, future = due
+            fetch, future = due
             try:
                 _heed(self._stop)
-                held = self._shelf.fetch(step, self._stop)
+                held = fetch(self._stop)
                 if self._stop.is_set():  # nobody will ask for it
                     held.close()
                     raise Stopped
@@ -204,8 +275,8 @@ def _heed(stop: threading.Event) -> None:
         raise Stopped
 
 
-def _refuse() -> None:
-    raise Stopped
+def _give_way() -> None:
+    raise BusyError
 
 
 _SHARD = r"-\d+-of-(\d+)"

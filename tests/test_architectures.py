@@ -21,7 +21,8 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from checkpoints.errors import UserError
 from tracker.generation import continued
 from tracker.interventions.edits import units_held
-from tracker.model import ANATOMY, LanguageModel, anatomy_of, load_model
+from tracker.loading import ModelSettings, load_model
+from tracker.model import ANATOMY, LanguageModel, anatomy_of
 from tracker.neurons import NeuronSet
 from tracker.one_pass import one_pass
 from tracker.probes import Context
@@ -369,12 +370,11 @@ def test_continuations_are_the_most_likely_tokens(case: Case) -> None:
 
 def test_saved_weights_load_whole_in_half_precision_too(case: Case, tmp_path: Path) -> None:
     case.model.save_pretrained(tmp_path)
-    cpu = torch.device("cpu")
-    loaded = load_model(tmp_path, torch.float32, cpu)
+    loaded = load_model(tmp_path, ModelSettings())
     assert type(loaded) is type(case.model)
     for mine, theirs in zip(loaded.parameters(), case.model.parameters(), strict=True):
         assert torch.equal(mine, theirs)
-    half = LanguageModel.of(load_model(tmp_path, torch.bfloat16, cpu))
+    half = LanguageModel.of(load_model(tmp_path, ModelSettings(dtype="bfloat16")))
     half.self_test(case.batch.ids[:1])
 
 
@@ -450,4 +450,4 @@ def test_variants_without_a_stream_that_is_a_sum_are_refused(
         LanguageModel.of(model)
     model.save_pretrained(tmp_path)
     with pytest.raises(UserError, match=problem):
-        load_model(tmp_path, torch.float32, torch.device("cpu"))
+        load_model(tmp_path, ModelSettings(device="cpu"))

@@ -29,10 +29,11 @@ from tracker.interventions import FOLDS, Subject
 from tracker.interventions.ablate_shared import AblateShared
 from tracker.interventions.deactivate import Deactivate
 from tracker.interventions.steer import Steer
+from tracker.loading import ModelSettings
 from tracker.probes.lape import Lape
 from tracker.probes.performance import Performance
 from tracker.store import array
-from tracker.sweep import Measurement, ModelSettings, series_tokenizer
+from tracker.sweep import Measurement, series_tokenizer
 from tracker.text import TextSettings
 
 KNOWN = sorted(p.stem for p in (Path(conf.__file__).parent / "intervention").glob("*.yaml"))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,7 +11,7 @@ from probing import batch_of
 from transformers import BertConfig, BertLMHeadModel
 
 from checkpoints.errors import CheckpointError, UserError
-from tracker.model import ANATOMY, Anatomy, LanguageModel, capture, load_model
+from tracker.model import ANATOMY, Anatomy, LanguageModel, capture
 from tracker.text import Batch
 from tracker.trace import Need, run
 
@@ -156,62 +155,3 @@ def test_a_wrong_row_is_caught_by_the_self_test(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setitem(ANATOMY, "llama", Anatomy("model.blocks", "model.norm", "a", "b"))
     with pytest.raises(UserError, match="does not fit"):
         LanguageModel.of(model)
-
-
-CPU = torch.device("cpu")
-
-
-def test_loading_refuses_what_is_not_whole(tmp_path: Path) -> None:
-    model = tiny_model("gpt_neox", 50)
-    model.save_pretrained(tmp_path / "good")
-    loaded = load_model(tmp_path / "good", torch.float32, CPU)
-    assert not any(p.requires_grad for p in loaded.parameters())
-    for mine, theirs in zip(loaded.parameters(), model.parameters(), strict=True):
-        assert torch.equal(mine, theirs)
-
-    poisoned = tiny_model("gpt_neox", 50)
-    with torch.no_grad():
-        poisoned.gpt_neox.layers[1].mlp.dense_h_to_4h.weight[3, 3] = float("nan")
-    poisoned.save_pretrained(tmp_path / "nan")
-    with pytest.raises(CheckpointError, match=r"layers\.1\.mlp.*NaN"):
-        load_model(tmp_path / "nan", torch.float32, CPU)
-
-    from safetensors.torch import load_file, save_file
-
-    weights = load_file(tmp_path / "good" / "model.safetensors")
-    model.save_pretrained(tmp_path / "lacking")
-    lacking = {k: v for k, v in weights.items() if "layers.2.mlp.dense_4h_to_h.weight" not in k}
-    save_file(lacking, tmp_path / "lacking" / "model.safetensors", {"format": "pt"})
-    with pytest.raises(CheckpointError, match=r"lack .*layers\.2\.mlp\.dense_4h_to_h\.weight"):
-        load_model(tmp_path / "lacking", torch.float32, CPU)
-
-
-def test_no_pickle_is_executed(tmp_path: Path) -> None:
-    model = tiny_model("gpt_neox", 50)
-    model.save_pretrained(tmp_path)
-    (tmp_path / "model.safetensors").unlink()
-    marker = tmp_path / "executed"
-    torch.save({"x": Evil(str(marker))}, tmp_path / "pytorch_model.bin")
-    with pytest.raises(CheckpointError, match="cannot be loaded"):
-        load_model(tmp_path, torch.float32, CPU)
-    assert not marker.exists()
-
-
-class Evil:
-    """Creates a file when unpickled."""
-
-    def __init__(self, path: str) -> None:
-        self.path = path
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return (Path(self.path).touch, ())
-
-
-def test_a_bin_checkpoint_loads_with_weights_only(tmp_path: Path) -> None:
-    model = tiny_model("gpt2", 50)
-    model.save_pretrained(tmp_path)
-    (tmp_path / "model.safetensors").unlink()
-    torch.save(model.state_dict(), tmp_path / "pytorch_model.bin")
-    loaded = load_model(tmp_path, torch.float32, CPU)
-    for mine, theirs in zip(loaded.parameters(), model.parameters(), strict=True):
-        assert torch.equal(mine, theirs)

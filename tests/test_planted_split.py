@@ -33,9 +33,10 @@ from analysis.run import Run
 from analysis.stages import Stages
 from checkpoints.local import local_series
 from tracker.documents import Document
+from tracker.loading import ModelSettings
 from tracker.probes.performance import Performance
 from tracker.probes.working_language import WorkingLanguage
-from tracker.sweep import Measurement, ModelSettings, series_tokenizer, track
+from tracker.sweep import Measurement, series_tokenizer, track
 from tracker.text import TextSettings
 
 Array = NDArray[np.float64]

@@ -9,8 +9,9 @@ import subprocess
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ from checkpoints.hub import HubFile
 from checkpoints.local import check_weights
 from checkpoints.remote import HubRun, hub_series
 from checkpoints.series import Series
-from checkpoints.shelf import KEPT, PATIENCE, HubShelf, lacks, weight_files
+from checkpoints.shelf import KEPT, PATIENCE, BusyError, HubShelf, lacks, weight_files
 from tracker import store
 
 pytest_plugins = ("hub_fixtures",)
@@ -229,6 +230,66 @@ def test_two_at_once_on_one_cache(
 
 
 @pytest.mark.slow
+def test_two_at_once_on_one_run_share_its_checkpoints(
+    public: list[str],
+    whole: dict[str, dict[str, bytes]],
+    start: Started,
+    hub: Hub,
+    tmp_path: Path,
+) -> None:
+    hub.fail(WEIGHTS, where="storage", delay=0.3, times=None)
+    begun = [start([*public, "series.suspects=keep"]) for _ in range(2)]
+    counted = [re.search(r"(\d+) measured", finished(process)) for process in begun]
+    assert sum(int(found[1]) for found in counted if found) == 8
+    assert steps_of(tmp_path / "out") == [0, 1, 2, 4, 8, 16, 32, 64]
+    asked = Counter(r.target for r in hub.log(WEIGHTS, "GET") if r.where == "storage")
+    assert len(asked) == 8
+    assert set(asked.values()) == {1}
+    found = records(tmp_path / "out")
+    assert {name: found[name] for name in whole} == whole
+    assert weights_in(tmp_path / "hf") == []
+
+
+def test_what_another_process_is_at_comes_last(made: Made, hub: Hub) -> None:
+    series, done = made("lab/run"), set[int]()
+    visited: list[int] = []
+    busy: list[int] = []
+    with ExitStack() as other, closing(series.shelf) as shelf:
+        other.enter_context(made("lab/run").shelf.at_hand(2))
+        for step, weights in shelf.turns(series.steps, lambda step: step not in done):
+            try:
+                with weights:
+                    visited.append(step)
+                    if step not in done:
+                        check_weights(series.take([step]).checkpoints[0].path)
+            except BusyError:
+                busy.append(step)
+            if step == 64:
+                done.add(2)
+                other.close()
+    assert (visited, busy) == ([0, 4, 64, 2], [2])
+    # What the other one has done meanwhile is not downloaded again.
+    assert len([r for r in hub.log(weights_of(hub, "step2"), "GET") if r.where == "storage"]) == 1
+
+
+def test_what_is_not_needed_any_more_is_not_downloaded(made: Made, hub: Hub) -> None:
+    series, asked = made("lab/run"), list[tuple[int, str]]()
+
+    def needed(step: int) -> bool:
+        asked.append((step, threading.current_thread().name))
+        return step != 4
+
+    with closing(series.shelf) as shelf:
+        for step, weights in shelf.turns([2, 4], needed):
+            with weights:
+                assert (series.take([step]).checkpoints[0].path / "model.safetensors").exists() == (
+                    step == 2
+                )
+    assert asked == [(2, "download"), (4, "download")]
+    assert not hub.log(weights_of(hub, "step4"))
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("where", ["a stalled download", "a busy hub", "a lock of another"])
 def test_interrupted_it_ends_at_once_and_the_next_run_is_whole(
     public: list[str],
@@ -247,7 +308,9 @@ def test_interrupted_it_ends_at_once_and_the_next_run_is_whole(
         other = start([*public, "run_dir=other"])
         wait_for(lambda: steps_of(tmp_path / "other") == [0], other)
     process = start(public)
-    wait_for(lambda: steps_of(tmp_path / "out") == [0], process)
+    # What another process is at comes last, and is waited for.
+    before = [0, 4, 64] if where == "a lock of another" else [0]
+    wait_for(lambda: steps_of(tmp_path / "out") == before, process)
     time.sleep(0.5)
     began = time.monotonic()
     process.send_signal(signal.SIGINT)
@@ -429,11 +492,16 @@ def test_interventions_have_their_weights(
         done = tracker(arguments)
     assert done.returncode == 0, done.stderr
     assert len(list((tmp_path / "out" / "interventions").rglob("step-*.h5"))) == 2
-    assert max(seen) == 1
+    assert max(seen) == 2  # the next one is downloaded meanwhile
     assert weights_in(tmp_path / "hf") == []
     hub.forget()
     assert "0 checkpoints done, 2 kept" in tracker(arguments).stderr
     assert not hub.log(WEIGHTS)
+    # One that is done is not downloaded ahead.
+    assert "1 checkpoints done, 2 kept" in tracker([*arguments, "steps=[2,4,64]"]).stderr
+    assert {r.target for r in hub.log(WEIGHTS)} == {
+        r.target for r in hub.log(weights_of(hub, "step4"))
+    }
 
 
 def test_the_primary_language_is_found(

@@ -18,13 +18,12 @@ from checkpoints.errors import UserError
 from checkpoints.local import local_series
 from tracker import store
 from tracker.documents import Document
+from tracker.loading import ModelSettings
 from tracker.probes.lape import Lape
 from tracker.probes.performance import Performance
 from tracker.probes.working_language import WorkingLanguage
 from tracker.sweep import (
     Measurement,
-    ModelSettings,
-    auto_primary,
     make_context,
     series_tokenizer,
     track,
@@ -215,17 +214,6 @@ def test_the_digest_follows_what_changes_a_record_and_nothing_else(series: Path)
     assert len(digests) == len(different) + 1
 
 
-def test_primary_by_token_share_or_by_bits_per_byte(series: Path) -> None:
-    m = measurement(series)
-    assert auto_primary(m) == ("xx", "70% of the tokens at the last step")
-    for sidecar in series.glob("*/tracker.json"):
-        sidecar.unlink()
-    chosen, why = auto_primary(measurement(series))
-    assert chosen in LANGUAGES
-    assert "lowest bits per byte" in why
-    assert "none is formed" in why
-
-
 def test_without_concepts_the_fallback_is_said(series: Path) -> None:
     m = measurement(series, concept_table=())
     context = make_context(m)
@@ -254,12 +242,6 @@ def test_spellings_in_comments_and_strings_are_left_out_and_counted(series_folde
 
 
 def test_user_errors(series: Path, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"model\.dtype=float8"):
-        ModelSettings(dtype="float8")
-    with pytest.raises(UserError, match=r"model\.batch_tokens=0"):
-        ModelSettings(batch_tokens=0)
-    with pytest.raises(UserError, match=r"model\.device=nowhere"):
-        ModelSettings(device="nowhere").where()
     found = local_series(series)
     with pytest.raises(UserError, match=r"series\.tokenizer=.*no such folder"):
         series_tokenizer(found, str(tmp_path / "absent"))

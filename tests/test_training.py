@@ -14,7 +14,7 @@ from tokenizers import processors
 from checkpoints.corpus import read_corpus
 from checkpoints.errors import UserError
 from tracker.interventions import training
-from tracker.interventions.training import read_stream, require_float32
+from tracker.interventions.training import read_stream, require_trainable
 from tracker.model import LanguageModel
 
 TEXTS = ["dax a wug b", "mip", "kiki c dax"]
@@ -83,4 +83,4 @@ def test_a_corpus_that_is_not_there_is_an_error_of_use(tmp_path: Path, tokenizer
 def test_half_precision_weights_are_refused(tokenizer: Any) -> None:
     model = tiny_model("llama", len(tokenizer)).to(torch.bfloat16)
     with pytest.raises(UserError, match=r"intervention=freeze: .*bfloat16 weights.*model\.dtype"):
-        require_float32("freeze", LanguageModel.of(model))
+        require_trainable("freeze", LanguageModel.of(model))

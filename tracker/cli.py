@@ -1,7 +1,7 @@
 """The command line: composes series, tracker and analysis, and turns what happened into a code.
 
 Exit codes: 0 done; 2 wrong use (one clear line, nothing written); 3 finished, but some checkpoints
-were skipped; 130 interrupted.
+were skipped or are missing; 130 interrupted. Of a multirun, the worst of its jobs.
 """
 
 from __future__ import annotations
@@ -17,50 +17,64 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from checkpoints.errors import UserError
 from tracker.console import Console
+from tracker.ends import DONE, FAILED, INTERRUPTED, SKIPPED, WRONG_USE, Ended, worst
+from tracker.launchers import require_launcher, watch
 
 if TYPE_CHECKING:
     from analysis.publish import Published, Request
     from tracker.cli_seeds import OneSeed
     from tracker.config import RunSettings
+    from tracker.primary import Choice
     from tracker.probes import Context
     from tracker.sweep import Measurement, Outcome
 
-DONE, WRONG_USE, SKIPPED, INTERRUPTED = 0, 2, 3, 130
-
-FAILED = 1
 _codes: list[int] = []
-"""Exit code of every job that started in this process; Hydra drops what a job returns."""
+"""Exit code of every job, in this process or in another; Hydra drops what a job returns."""
 
 
 def main() -> None:
     """Entry point of the console script `tracker`."""
     _codes.clear()
     try:
+        require_launcher(sys.argv[1:])
+        watch(_codes.append)
         _job()
+    except UserError as error:
+        Console().error(str(error))
+        sys.exit(WRONG_USE)
     except SystemExit as stop:
         # Hydra exits with 1 also for what it could not compose, before any job: wrong use.
         sys.exit(WRONG_USE if stop.code == FAILED and not _codes else stop.code)
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)
-    sys.exit(max(_codes, default=DONE))
+    sys.exit(worst(_codes))
 
 
 @hydra.main(version_base="1.3", config_path="pkg://conf", config_name="config")
-def _job(config: DictConfig) -> None:
-    console = Console()
-    _codes.append(FAILED)  # stands where an error that is ours leaves the job
+def _job(config: DictConfig) -> Ended:
+    many = str(config.shards) != "1" and config.task in ("all", "track")
+    console = Console(
+        who=f"shard {config.shard}: " if many else "",
+        bars=not (many and HydraConfig.get().mode is RunMode.MULTIRUN),
+    )
+    ended = Ended(FAILED)  # stands where an error that is ours leaves the job
     try:
-        _codes[-1] = run(config, console)
+        ended = Ended(run(config, console))
     except UserError as error:
         console.error(str(error))
-        _codes[-1] = WRONG_USE
+        ended = Ended(WRONG_USE, str(error))
     except KeyboardInterrupt:
         console.error("interrupted: what is finished is kept, the same command continues")
-        _codes[-1] = INTERRUPTED
+        ended = Ended(INTERRUPTED)
+    finally:
+        _codes.append(ended.code)
+    return ended
 
 
 def run(config: DictConfig, console: Console) -> int:
@@ -111,7 +125,22 @@ def _ready(config: DictConfig, settings: RunSettings, task: str, console: Consol
         return _tracked(config, settings, console)
     folder = _tracked_folder(config, settings)
     require_others(folder, settings.analysis.seeds)
-    return Ready(folder, _corpus(config, settings, folder, console), _plan(folder))
+    plan = _plan(folder)
+    missing = _missing(folder, plan) if task == "analyze" else {}
+    _say_reasons(missing, "no record", console)
+    code = SKIPPED if missing else DONE
+    return Ready(folder, _corpus(config, settings, folder, console), plan, code)
+
+
+def _missing(folder: Path, plan: Mapping[str, Any]) -> dict[int, str]:
+    """Step -> why it has no record, by what tracking has written; nothing where nothing is."""
+    from tracker import store
+
+    records = folder / store.RECORDS
+    if not any(records.glob("step-*.h5")):
+        return {}
+    pending = {int(step): str(why) for step, why in plan.get("pending", {}).items()}
+    return store.missing_steps(records, plan.get("steps", ()), pending)
 
 
 def _run_seeds(several: Sequence[OneSeed], task: str, console: Console) -> int:
@@ -168,7 +197,7 @@ def _tracked(config: DictConfig, settings: RunSettings, console: Console) -> Rea
     if isinstance(given, str) and not Path(given).is_file():
         raise UserError(f"mixture.corpus={given}: no such file")
     with console.progress("training the built-in series") as progress:
-        found, why = measurement(config, settings, progress)
+        found, chosen = measurement(config, settings, progress)
     folder = run_folder(settings, found)
     _refuse_foreign(folder, found.digest())
     require_others(folder, settings.analysis.seeds)
@@ -182,11 +211,11 @@ def _tracked(config: DictConfig, settings: RunSettings, console: Console) -> Rea
         raise
     context = make_context(found)
     console.say(f"{found.series.name}: {len(found.series.checkpoints)} checkpoints, "
-                f"primary language {found.primary} ({why})")  # fmt: skip
+                f"primary language {found.primary} ({chosen.why})")  # fmt: skip
     for note in (*found.series.remarks, *context.text.notes):
         console.say(note)
-    outcome = _track(found, context, folder, settings, console)
-    plan = _write_plan(folder, found, context, corpus)
+    plan = _plan_of(found, chosen, context, corpus)
+    outcome = _track(found, context, folder, plan, settings, console)
     measured = bool(outcome.measured or outcome.kept)
     if not measured:
         console.say("no checkpoint could be measured: nothing to analyze")
@@ -256,12 +285,25 @@ def _track(
     found: Measurement,
     context: Context,
     folder: Path,
+    plan: Mapping[str, Any],
     settings: RunSettings,
     console: Console,
 ) -> Outcome:
+    from tracker import store
     from tracker.sweep import track
 
-    with console.progress("tracking") as progress:
+    is_told = False
+    with console.progress("tracking") as bar:
+
+        def progress(done: int, total: int, what: str) -> None:
+            nonlocal is_told
+            # Early: a killed process leaves records that can be analyzed.
+            if not is_told and any((folder / "records").glob("step-*")):
+                text = json.dumps(plan, indent=1, ensure_ascii=False)
+                store.write_text(folder / "run.json", text + "\n")
+                is_told = True
+            bar(done, total, what)
+
         outcome = track(
             found, folder / "records", context=context,
             shard=settings.shard, shards=settings.shards, progress=progress,
@@ -271,15 +313,19 @@ def _track(
     return outcome
 
 
-def _write_plan(
-    folder: Path, found: Measurement, context: Context, corpus: Path | None
+def _plan_of(
+    found: Measurement, chosen: Choice, context: Context, corpus: Path | None
 ) -> dict[str, Any]:
-    """Write `run.json`: what analysis needs to know that no record tells."""
-    from tracker import store
+    """What `run.json` holds: what analysis needs to know that no record tells.
 
-    plan = {
+    It is the same for every shard, so it does not matter which one writes it last.
+    """
+    from tracker.primary import CHOICE
+
+    return {
         "series": found.series.name,
         "primary": found.primary,
+        CHOICE: chosen.to_json(),
         "languages": list(found.languages),
         "config_sha256": found.digest(),
         "steps": found.series.steps,
@@ -288,8 +334,6 @@ def _write_plan(
         "notes": [*found.series.remarks, *context.text.notes],
         "corpus": None if corpus is None else str(corpus),
     }
-    store.write_text(folder / "run.json", json.dumps(plan, indent=1, ensure_ascii=False) + "\n")
-    return plan
 
 
 def _refuse_foreign(folder: Path, digest: str) -> None:
@@ -308,9 +352,17 @@ def _refuse_foreign(folder: Path, digest: str) -> None:
 def _write_index(folder: Path, found: Measurement) -> None:
     from tracker import store
 
-    records = sorted((folder / "records").glob("step-*.h5"), key=store.record_step)
-    missing = store.missing_steps(folder / "records", found.series.steps, found.series.pending)
-    store.write_index(folder / "index.h5", records, missing)
+    place, steps, pending = folder / "records", found.series.steps, found.series.pending
+    written: tuple[list[Path], dict[int, str]] | None = None
+    while True:
+        records = sorted(place.glob("step-*.h5"), key=store.record_step)
+        listed = records, store.missing_steps(place, steps, pending)
+        if listed == written:
+            return
+        # Again until nothing changed meanwhile: another shard may have replaced the index with
+        # one that knows more, and this one must not have the last word.
+        store.write_index(folder / "index.h5", *listed)
+        written = listed
 
 
 def _report_tracking(outcome: Outcome, folder: Path, console: Console) -> None:
@@ -323,16 +375,21 @@ def _report_tracking(outcome: Outcome, folder: Path, console: Console) -> None:
 
 def _say_left_out(outcome: Outcome, console: Console) -> None:
     """Checkpoints without a result, and why."""
-    from checkpoints.series import shortened
-
     for step, why in outcome.pending.items():
         console.say(f"step {step}: still being written ({why}); left for the next run")
+    _say_reasons(outcome.skipped, "skipped", console)
+
+
+def _say_reasons(steps: Mapping[int, str], what: str, console: Console) -> None:
+    """One line per reason, with the steps that share it."""
+    from checkpoints.series import shortened
+
     reasons: dict[str, list[int]] = {}
-    for step, why in outcome.skipped.items():
+    for step, why in steps.items():
         reasons.setdefault(why, []).append(step)
-    for why, steps in reasons.items():
-        label = "step" if len(steps) == 1 else "steps"
-        console.say(f"{label} {shortened(steps)}: skipped ({why})")
+    for why, same in reasons.items():
+        label = "step" if len(same) == 1 else "steps"
+        console.say(f"{label} {shortened(same)}: {what} ({why})")
 
 
 def _corpus(
@@ -355,8 +412,17 @@ def _corpus(
 
 
 def _plan(folder: Path) -> dict[str, Any]:
+    """What `run.json` holds; empty where there is none."""
     path = folder / "run.json"
-    return dict(json.loads(path.read_text(encoding="utf-8"))) if path.exists() else {}
+    if not path.exists():
+        return {}
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:
+        found = None
+    if not isinstance(found, dict):
+        raise UserError(f"{path}: it is damaged; remove it, and task=track writes it again")
+    return found
 
 
 def _request(settings: RunSettings, corpus: Path | None, plan: Mapping[str, Any]) -> Request:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from importlib.resources import files
@@ -34,14 +34,13 @@ from tracker.documents import (
     shipped_concepts,
 )
 from tracker.interventions import Intervention
-from tracker.model import count_parameters
+from tracker.loading import ModelSettings, count_parameters
 from tracker.presets import from_preset
+from tracker.primary import RUN, Choice, auto_primary
 from tracker.probes import Probe, require_number, require_whole
 from tracker.sweep import (
     Measurement,
-    ModelSettings,
     Progress,
-    auto_primary,
     common_shape,
     series_tokenizer,
 )
@@ -109,6 +108,7 @@ class HubSettings:
             tokens_per_step=self.tokens_per_step,
             stages=self.stages,
             final=self.final,
+            dtype=self.dtype,
             keep=self.keep,
             suspects=self.suspects,
             steps=self.steps,
@@ -414,7 +414,7 @@ def find_interventions(config: DictConfig) -> dict[str, Intervention]:
 
 def measurement(
     config: DictConfig, settings: RunSettings, progress: Progress | None = None
-) -> tuple[Measurement, str]:
+) -> tuple[Measurement, Choice]:
     """What to measure, and why this primary language.
 
     Raises:
@@ -425,11 +425,12 @@ def measurement(
     primary = settings.primary
     if primary != "auto" and primary not in languages:
         raise UserError(f"primary={primary}: not among the languages {', '.join(languages)}")
-    model: ModelSettings = typed(ModelSettings, config.model, "model")
+    model: ModelSettings = typed(ModelSettings, config.model, "model").placed(settings.shard)
     model.where()  # a device that is not there is refused before anything is read
     probes = find_probes(config)
     series, tokenizer_folder = find_series(config, progress)
     common_shape(series)
+    model = model.of_series(series.dtype)
     tokenizer, digest = series_tokenizer(series, tokenizer_folder)
     if text_settings.folds > FOLDS_OF_LARGE and _is_large(series, model):
         text_settings = replace(text_settings, folds=FOLDS_OF_LARGE)
@@ -452,9 +453,16 @@ def measurement(
         own_tokenizer=tokenizer_folder is None,
     )
     if primary != "auto":
-        return found, "given"
-    chosen, why = auto_primary(found, progress)
-    return replace(found, primary=chosen), why
+        return found, Choice(primary, "given")
+    chosen = auto_primary(found, _earlier_runs(settings, series.name), progress)
+    return replace(found, primary=chosen.primary), chosen
+
+
+def _earlier_runs(settings: RunSettings, series: str) -> Iterator[Path]:
+    """Folders of runs that may have found the primary language already."""
+    if settings.run_dir is not None:
+        yield Path(settings.run_dir)
+    yield from sorted(p.parent for p in (Path(settings.runs) / series).glob(f"*/{RUN}"))
 
 
 LARGE, FOLDS_OF_LARGE = 1_000_000_000, 2

@@ -19,9 +19,15 @@ Progress = Callable[[int, int, str], None]
 
 
 class Console:
-    """Results go to stdout, everything else to stderr."""
+    """Results go to stdout, everything else to stderr.
 
-    def __init__(self) -> None:
+    Args:
+        who: Stands before every line about the run.
+        bars: Whether progress is drawn: bars of several processes would overwrite each other.
+    """
+
+    def __init__(self, who: str = "", bars: bool = True) -> None:
+        self.who, self.bars = who, bars
         self.out = rich.console.Console(file=sys.stdout, soft_wrap=True, highlight=False)
         self.err = rich.console.Console(
             file=sys.stderr, soft_wrap=True, highlight=False, markup=False
@@ -33,11 +39,11 @@ class Console:
 
     def say(self, text: str) -> None:
         """One line about the run."""
-        self.err.print(text)
+        self.err.print(f"{self.who}{text}")
 
     def error(self, text: str) -> None:
         """One line saying what was wrong."""
-        self.err.print(f"tracker: {text}")
+        self.err.print(f"tracker: {self.who}{text}")
 
     @contextmanager
     def progress(self, title: str) -> Iterator[Progress]:
@@ -50,7 +56,7 @@ class Console:
             rich.progress.TextColumn("left"),
             rich.progress.TimeRemainingColumn(),
             console=self.err,
-            disable=not self.err.is_terminal,
+            disable=not (self.bars and self.err.is_terminal),
         )
         with bar:
             task: rich.progress.TaskID | None = None

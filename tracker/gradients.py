@@ -41,8 +41,8 @@ class GradientSample:
 
     def add(self, language: int, gradients: Mapping[str, Tensor]) -> None:
         """Add a batch, given the language's gradient summed over its batches so far."""
-        parts = [gradients[name].flatten()[at].float() for name, at in self.places.items()]
-        now = torch.cat(parts).cpu()
+        parts = [gradients[name].flatten()[at].float().cpu() for name, at in self.places.items()]
+        now = torch.cat(parts)
         self.half[language, self._batches % 2] += now - self._before
         self._before, self._batches = now, self._batches + 1
 

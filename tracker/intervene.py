@@ -15,10 +15,19 @@ from checkpoints.errors import CheckpointError, UserError
 from checkpoints.files import clear_unfinished
 from checkpoints.local import check_weights
 from checkpoints.series import Checkpoint, Series
+from checkpoints.shelf import BusyError
 from tracker import store
 from tracker.interventions import FOLDS, Intervention, Subject
 from tracker.probes import Context
-from tracker.sweep import Measurement, Outcome, Sweep, is_of, make_context, usable_probes
+from tracker.sweep import (
+    Measurement,
+    Outcome,
+    Sweep,
+    is_of,
+    make_context,
+    require_one,
+    usable_probes,
+)
 
 
 @dataclass(frozen=True)
@@ -80,7 +89,8 @@ def intervene(
         progress: Told after each intervention.
 
     Raises:
-        UserError: An intervention cannot be done on this text or without a corpus.
+        UserError: An intervention cannot be done on this text or without a corpus; none of the
+            checkpoints can be downloaded.
     """
     m = replace(
         measurement,
@@ -93,21 +103,30 @@ def intervene(
         _refuse_unable(name, intervention, context, plan)
     sweep = _Interventions(m, plan, folder, context)
     clear_unfinished(folder / store.INTERVENTIONS)
-    chosen = [c for c in m.series.checkpoints if c.step in plan.steps]
-    total = len(chosen) * len(plan.interventions)
-    done: list[int] = []
-    kept: list[int] = []
-    skipped: dict[int, str] = {}
-    with closing(m.series.shelf):
-        for number, checkpoint in enumerate(chosen):
-            told = _Told(progress, number * len(plan.interventions), total, checkpoint.step)
+    chosen = {c.step: c for c in m.series.checkpoints if c.step in plan.steps}
+    due = [step for step, checkpoint in chosen.items() if sweep.due(checkpoint)]
+    number, total = len(chosen) - len(due), len(chosen) * len(plan.interventions)
+    done: set[int] = set()
+    failed: dict[int, CheckpointError] = {}
+    with closing(m.series.shelf) as shelf:
+        for step, weights in shelf.turns(due, lambda step: bool(sweep.due(chosen[step]))):
+            told = _Told(progress, number * len(plan.interventions), total, step)
             try:
-                (done if sweep.visit(checkpoint, told) else kept).append(checkpoint.step)
+                with weights:
+                    if sweep.visit(chosen[step], told):
+                        done.add(step)
+            except BusyError:
+                continue
             except CheckpointError as error:
-                skipped[checkpoint.step] = str(error)
+                failed[step] = error
+            number += 1
+    if len(failed) == len(chosen):
+        require_one(list(failed.values()))
     if progress:
         progress(total, total, "done")
-    return Outcome(tuple(done), tuple(kept), skipped, dict(m.series.pending))
+    skipped = {step: str(error) for step, error in failed.items()}
+    kept = tuple(step for step in chosen if step not in done and step not in skipped)
+    return Outcome(tuple(sorted(done)), kept, skipped, dict(m.series.pending))
 
 
 @dataclass(frozen=True)
@@ -151,20 +170,22 @@ class _Interventions:
         run = measurement.digest()
         self.digests = {n: self._digest(run, i) for n, i in plan.interventions.items()}
 
-    def visit(self, checkpoint: Checkpoint, told: _Told) -> bool:
-        """Do what is not done yet; whether anything was done."""
-        shelf = self.measurement.series.shelf
-        weights = shelf.digest(checkpoint.step)
+    def due(self, checkpoint: Checkpoint) -> dict[str, tuple[int, Path]]:
+        """Interventions that have no record: their place in the plan, and the record's path."""
+        weights = self.measurement.series.shelf.digest(checkpoint.step)
         due = {}
         for place, (name, digest) in enumerate(self.digests.items()):
             path = record_path(self.folder, name, digest, checkpoint.step)
             if not is_of(path, checkpoint, weights):
                 due[name] = place, path
-        if not due:
-            return False
-        with shelf.at_hand(checkpoint.step):
+        return due
+
+    def visit(self, checkpoint: Checkpoint, told: _Told) -> bool:
+        """Do what is not done yet; whether anything was done."""
+        due = self.due(checkpoint)
+        if due:
             self._run(checkpoint, due, told)
-        return True
+        return bool(due)
 
     def _run(
         self, checkpoint: Checkpoint, due: Mapping[str, tuple[int, Path]], told: _Told

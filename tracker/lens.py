@@ -18,10 +18,9 @@ class TokenSets:
     """
 
     def __init__(self, sets: Sequence[Sequence[int]], device: torch.device) -> None:
-        self.tokens = torch.tensor(
-            sorted({t for s in sets for t in s}), dtype=torch.int64, device=device
-        )
-        place = {int(t): i for i, t in enumerate(self.tokens)}
+        tokens = sorted({t for s in sets for t in s})
+        self.tokens = torch.tensor(tokens, dtype=torch.int64).to(device)
+        place = {t: i for i, t in enumerate(tokens)}
         width = max((len(s) for s in sets), default=0)
         members = torch.zeros((len(sets), max(width, 1)), dtype=torch.int64)
         present = torch.zeros(members.shape, dtype=torch.bool)

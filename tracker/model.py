@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -138,7 +136,7 @@ class LanguageModel:
 
     @property
     def device(self) -> torch.device:
-        """Where inputs must be."""
+        """Where inputs must be, and where all that is measured is, over however many it runs."""
         device: torch.device = next(self.model.parameters()).device
         return device
 
@@ -171,7 +169,7 @@ class LanguageModel:
 
     def stream_writing(self, layer: int) -> Tensor:
         """[units, d] float32, what each unit adds to the residual stream, times `written_scale`."""
-        rows = self.writing(layer).float()
+        rows = self.writing(layer).to(self.device).float()
         return self.after[layer].writing(rows) if self.after else rows
 
     def written_scale(self, layer: int, unit: Tensor) -> Tensor | float:
@@ -179,7 +177,11 @@ class LanguageModel:
 
         `unit` [..., U] are the inputs of the output projection.
         """
-        return self.after[layer].scale(self.downs[layer](unit)) if self.after else 1.0
+        if not self.after:
+            return 1.0
+        down = self.downs[layer]
+        written = down(unit.to(down.weight.device)).to(unit.device)
+        return self.after[layer].scale(written)
 
     @cached_property
     def matrices(self) -> dict[str, Tensor]:
@@ -224,16 +226,18 @@ class LanguageModel:
         """Scores of `tokens` (all by default) at normalised states [..., d], in float32."""
         weight, bias = self.unembedding, self.unembedding_bias
         if tokens is not None:
+            tokens = tokens.to(weight.device)
             weight = weight[tokens]
             bias = None if bias is None else bias[tokens]
-        scores = nn.functional.linear(hidden, weight, bias).float()
+        scores = nn.functional.linear(hidden.to(weight.device), weight, bias)
+        scores = scores.to(hidden.device).float()
         return scores if self.soft_cap is None else (scores / self.soft_cap).tanh() * self.soft_cap
 
     def logits_slope(self, slope: Tensor, logits: Tensor) -> Tensor:
         """Gradient at the normalised states, given the one (`slope`) at their `logits`."""
         if self.soft_cap is not None:
             slope = slope * (1 - (logits / self.soft_cap).square())
-        return slope.to(self.unembedding.dtype) @ self.unembedding
+        return (slope.to(self.unembedding) @ self.unembedding).to(slope.device)
 
     def lens(self, residual: Tensor, tokens: Tensor | None = None) -> Tensor:
         """Logit lens: scores of `tokens` (all by default) at `residual` [..., d], in float32.
@@ -242,7 +246,7 @@ class LanguageModel:
         layer, the last included (nostalgebraist 2020; methods 2). Soft-capped where the model's
         own logits are.
         """
-        return self.logits(self.final_norm(residual), tokens)
+        return self.logits(self.norm.of(residual), tokens)
 
     def self_test(self, ids: Tensor) -> None:
         """Check on `ids` [rows, tokens] that the parts are what they are taken for.
@@ -261,7 +265,7 @@ class LanguageModel:
             logits = self.model(input_ids=ids, attention_mask=attention, use_cache=False).logits
         if not bool(torch.isfinite(logits).all()):
             raise CheckpointError("its outputs are not finite")
-        mine = self.lens(seen["residual"][-1])
+        mine = self.lens(seen["residual"][-1]).to(logits.device)
         tolerance = 1e-3 if logits.dtype == torch.float32 else 5e-2
         spread = logits.float().std().clamp_min(1e-6)
         if not bool(((mine - logits.float()).abs().max() / spread) < tolerance):
@@ -288,10 +292,11 @@ class LanguageModel:
         if not all(norm.fits(h) for norm, h in norms):
             raise UserError(self._unfit("a norm is not what it is taken for"))
         if self.after:
-            written = self.after[-1].module(written)
-        error = (residual.float() - without["residual"][-1].float() - written.float()).norm()
-        rounding = 4 * torch.finfo(residual.dtype).eps * residual.float().norm()
-        if not bool(error <= tolerance * written.float().norm() + rounding):
+            written = self.after[-1].of(written)
+        difference = residual.float() - without["residual"][-1].float() - written.float()
+        size = torch.linalg.vector_norm
+        rounding = 4 * torch.finfo(residual.dtype).eps * size(residual.float())
+        if not bool(size(difference) <= tolerance * size(written.float()) + rounding):
             raise UserError(self._unfit("the MLP's output is not what is added to the stream"))
 
     def _up_outputs(self, seen: dict[str, Any]) -> Sequence[Tensor | None]:
@@ -380,68 +385,3 @@ def capture(
     finally:
         for handle in handles:
             handle.remove()
-
-
-def load_model(
-    folder: Path, dtype: torch.dtype, device: torch.device, trust_remote_code: bool = False
-) -> Any:
-    """Load a checkpoint's weights from its folder; every weight must be there and finite.
-
-    No pickle is executed: safetensors, or `.bin` read with `weights_only`.
-
-    Raises:
-        CheckpointError: Weights missing, of another shape, not finite, or not readable.
-        UserError: The architecture is not supported.
-    """
-    from transformers import AutoConfig, AutoModelForCausalLM
-    from transformers.utils import logging
-
-    logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # ours counts checkpoints
-    logging.set_verbosity_error()  # type: ignore[no-untyped-call]  # we refuse what it reports
-    config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
-    anatomy_of(config.to_dict())
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            loaded: Any = AutoModelForCausalLM.from_pretrained(
-                folder,
-                config=config,
-                dtype=dtype,
-                attn_implementation="eager",
-                output_loading_info=True,
-                local_files_only=True,
-                trust_remote_code=trust_remote_code,
-            )
-    except Exception as error:  # damage shows as any of a dozen types, all of them this one's fault
-        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise CheckpointError(f"the weights cannot be loaded ({first[:200]})") from error
-    model, info = loaded
-    _refuse_incomplete(info)
-    _refuse_infinite(model)
-    return model.to(device).eval().requires_grad_(False)
-
-
-def count_parameters(folder: Path, trust_remote_code: bool = False) -> int:
-    """Parameters of the model that a checkpoint's config describes, without reading weights."""
-    from transformers import AutoConfig, AutoModelForCausalLM
-
-    config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
-    with torch.device("meta"):
-        make: Any = AutoModelForCausalLM.from_config
-        model = make(config, trust_remote_code=trust_remote_code)
-    return sum(p.numel() for p in model.parameters())
-
-
-def _refuse_incomplete(info: Any) -> None:
-    missing = sorted(info["missing_keys"])
-    if missing:
-        raise CheckpointError(f"the weights lack {missing[0]} ({len(missing)} missing)")
-    mismatched = list(info.get("mismatched_keys", ()))
-    if mismatched:
-        raise CheckpointError(f"the weights have another shape: {mismatched[0]}")
-
-
-def _refuse_infinite(model: Any) -> None:
-    for name, parameter in model.named_parameters():
-        if not bool(torch.isfinite(parameter).all()):
-            raise CheckpointError(f"{name} holds NaN or infinite values")

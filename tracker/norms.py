@@ -36,8 +36,19 @@ class Norm:
     @property
     def gain(self) -> Tensor | float:
         """[d] `γ`; 1 where the norm has no weight (OLMo)."""
-        weight: Tensor | None = getattr(self.module, "weight", None)
+        weight = self._weight
         return 1.0 if weight is None else weight.float() + self.added
+
+    @property
+    def _weight(self) -> Tensor | None:
+        weight: Tensor | None = getattr(self.module, "weight", None)
+        return weight
+
+    def of(self, h: Tensor) -> Tensor:
+        """`N(h)` of [..., d], where `h` is, wherever the module's weight is."""
+        weight = self._weight
+        normalised: Tensor = self.module(h if weight is None else h.to(weight.device))
+        return normalised.to(h.device)
 
     def centre(self, h: Tensor) -> Tensor:
         """[..., d] without its mean, if the norm takes it away."""
@@ -50,16 +61,21 @@ class Norm:
 
     def reading(self, rows: Tensor) -> Tensor:
         """[..., d] `centre(γ ⊙ rows)`: its product with `h`, over `σ`, is `rows · (N(h) - β)`."""
-        return self.centre(rows.float() * self.gain)
+        return self.centre(rows.float() * self._gain_at(rows))
 
     def writing(self, rows: Tensor) -> Tensor:
         """[..., d] `γ ⊙ centre(rows)`: over `σ`, what `rows` in the input are in the output."""
-        return self.centre(rows) * self.gain
+        return self.centre(rows) * self._gain_at(rows)
+
+    def _gain_at(self, rows: Tensor) -> Tensor | float:
+        gain = self.gain
+        return gain.to(rows.device) if isinstance(gain, Tensor) else gain
 
     def fits(self, h: Tensor) -> bool:
         """Whether the module, on `h` [..., d], does what these parts say."""
         bias: Tensor | None = getattr(self.module, "bias", None)
-        mine = self.writing(h) / self.scale(h)[..., None] + (0.0 if bias is None else bias.float())
-        theirs = self.module(h)
+        shift = 0.0 if bias is None else bias.float().to(h.device)
+        mine = self.writing(h) / self.scale(h)[..., None] + shift
+        theirs = self.of(h)
         tolerance = 1e-3 if theirs.dtype == torch.float32 else 5e-2
         return torch.allclose(mine, theirs.float(), rtol=tolerance, atol=tolerance)

@@ -13,6 +13,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -274,7 +275,10 @@ def clear_skip(folder: Path, step: int) -> None:
 
 def read_skips(folder: Path) -> dict[int, str]:
     """Step -> reason of every skipped step."""
-    notes = [json.loads(p.read_text(encoding="utf-8")) for p in folder.glob("step-*.skipped.json")]
+    notes = []
+    for path in folder.glob("step-*.skipped.json"):
+        with suppress(FileNotFoundError):  # another process has just measured the step
+            notes.append(json.loads(path.read_text(encoding="utf-8")))
     return {int(n["step"]): str(n["reason"]) for n in sorted(notes, key=lambda n: int(n["step"]))}
 
 

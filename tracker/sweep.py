@@ -21,51 +21,21 @@ from checkpoints.errors import CheckpointError, DownloadError, UserError
 from checkpoints.files import clear_unfinished, sha256
 from checkpoints.local import check_weights
 from checkpoints.series import Checkpoint, Series
+from checkpoints.shelf import BusyError
 from tracker import store
 from tracker.concepts import canonical
 from tracker.documents import Document, text_digest
-from tracker.model import LanguageModel, anatomy_of, load_model
+from tracker.loading import ModelSettings
+from tracker.model import LanguageModel, anatomy_of
 from tracker.one_pass import one_pass
 from tracker.positions import ConceptIndex, index_concepts
 from tracker.probes import Context, Probe
+from tracker.refill import Loader
 from tracker.store import Variable
 from tracker.text import ProbeText, TextSettings, build_text
 
 Progress = Callable[[int, int, str], None]
 """Called with (done, total, what is being done)."""
-
-
-@dataclass(frozen=True)
-class ModelSettings:
-    """How checkpoints are loaded and run."""
-
-    dtype: str = "float32"
-    device: str = "auto"
-    batch_tokens: int = 4096
-    trust_remote_code: bool = False
-
-    def __post_init__(self) -> None:
-        """Refuse unknown types."""
-        if self.dtype not in ("float32", "bfloat16"):
-            raise UserError(f"model.dtype={self.dtype}: choose float32 or bfloat16")
-        if self.batch_tokens < 1:
-            raise UserError(f"model.batch_tokens={self.batch_tokens}: choose at least 1")
-
-    def where(self) -> torch.device:
-        """The device: the first GPU if there is one, else the CPU."""
-        if self.device == "auto":
-            return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        try:
-            device = torch.device(self.device)
-        except RuntimeError:
-            raise UserError(
-                f"model.device={self.device}: choose auto, cpu, cuda or cuda:N"
-            ) from None
-        if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-            raise UserError(
-                f"model.device={self.device}: this machine has {torch.cuda.device_count()} GPUs"
-            )
-        return device
 
 
 @dataclass(frozen=True)
@@ -104,7 +74,7 @@ class Measurement:
             "primary": self.primary,
             "text": repr(self.text_settings),
             "probes": {name: repr(probe) for name, probe in sorted(self.probes.items())},
-            "dtype": self.model_settings.dtype,
+            "dtype": self.model_settings.precision,
             "seed": self.seed,
             "positions": [self.least_positions, self.most_positions],
             "longest": self.longest,
@@ -170,38 +140,46 @@ def track(
     sweep = Sweep(measurement, folder, context)
     clear_unfinished(folder)
     mine = measurement.series.checkpoints[shard::shards]
-    due = [c for c in mine if not sweep.stands(c)]
-    steps = [c.step for c in due]
+    due = {c.step: c for c in mine if not sweep.stands(c)}
     done, measured = len(mine) - len(due), set[int]()
     failed: dict[int, CheckpointError] = {}
+    tell = progress or _say_nothing
     with closing(measurement.series.shelf) as shelf:
-        shelf.clear(c.step for c in mine if c.step not in set(steps))
-        for checkpoint, following in zip(due, [*steps[1:], None], strict=False):
-            if progress:
-                progress(done, len(mine), f"step {checkpoint.step}")
+        shelf.clear(c.step for c in mine if c.step not in due)
+        for step, weights in shelf.turns([*due], lambda step: not sweep.recorded(due[step])):
+            tell(done, len(mine), f"step {step}")
             try:
-                with shelf.at_hand(checkpoint.step, following):
-                    if sweep.visit(checkpoint):
-                        measured.add(checkpoint.step)
+                with weights:
+                    if sweep.visit(due[step]):
+                        measured.add(step)
+            except BusyError:
+                continue
             except CheckpointError as error:
-                failed[checkpoint.step] = error
+                failed[step] = error
                 if not isinstance(error, DownloadError):
-                    store.note_skip(folder, checkpoint.step, str(error))
+                    store.note_skip(folder, step, str(error))
             done += 1
     if len(failed) == len(mine):
-        _require_one(list(failed.values()))
+        require_one(list(failed.values()))
     skipped = {step: str(error) for step, error in failed.items()}
     for step, failure in failed.items():
         if isinstance(failure, DownloadError):
             store.note_skip(folder, step, skipped[step])
-    if progress:
-        progress(len(mine), len(mine), "done")
+    tell(len(mine), len(mine), "done")
     kept = (c.step for c in mine if c.step not in measured and c.step not in skipped)
     return Outcome(tuple(sorted(measured)), tuple(kept), skipped, dict(measurement.series.pending))
 
 
-def _require_one(failed: Sequence[CheckpointError]) -> None:
-    """Where all checkpoints fail for want of a network, the first failure says what to do."""
+def _say_nothing(done: int, total: int, what: str) -> None:
+    """Progress where nobody asks for it."""
+
+
+def require_one(failed: Sequence[CheckpointError]) -> None:
+    """Where all checkpoints fail for want of a network, the first failure says what to do.
+
+    Raises:
+        UserError: That is so.
+    """
     if failed and all(isinstance(error, DownloadError) for error in failed):
         raise UserError(str(failed[0])) from failed[0]
 
@@ -217,6 +195,7 @@ class Sweep:
         self._context = context
         self._text_digest = text_digest(measurement.documents)
         self._tested = False
+        self._loader = Loader(measurement.model_settings)
 
     @property
     def context(self) -> Context:
@@ -225,20 +204,24 @@ class Sweep:
             self._context = make_context(self.measurement)
         return self._context
 
-    def stands(self, checkpoint: Checkpoint) -> bool:
-        """Whether the record is there and of these weights; it learns the tokens told since."""
+    def recorded(self, checkpoint: Checkpoint) -> bool:
+        """Whether the record is there and of these weights."""
         path = self.folder / store.record_name(checkpoint.step)
-        if not is_of(path, checkpoint, self.measurement.series.shelf.digest(checkpoint.step)):
+        return is_of(path, checkpoint, self.measurement.series.shelf.digest(checkpoint.step))
+
+    def stands(self, checkpoint: Checkpoint) -> bool:
+        """The same; the record learns the tokens told since."""
+        if not self.recorded(checkpoint):
             return False
-        self._amend_tokens(path, checkpoint)
+        self._amend_tokens(self.folder / store.record_name(checkpoint.step), checkpoint)
         return True
 
     def visit(self, checkpoint: Checkpoint) -> bool:
         """Measure a checkpoint unless its record stands; whether it was measured."""
+        if self.stands(checkpoint):  # another process was faster, and the weights are not here
+            return False
         path = self.folder / store.record_name(checkpoint.step)
         files = check_weights(checkpoint.path)
-        if self.stands(checkpoint):  # another process may have been faster
-            return False
         model = self.load(checkpoint)
         groups = self.measure(model)
         self.add_tokens_seen(groups, checkpoint)
@@ -250,9 +233,7 @@ class Sweep:
         """A checkpoint that has the series' shape and tokenizer; the first one is self-tested."""
         _check_tokenizer(checkpoint, self.measurement)
         _check_shape(checkpoint, self.reference)
-        settings = self.measurement.model_settings
-        dtype, remote = getattr(torch, settings.dtype), settings.trust_remote_code
-        model = LanguageModel.of(load_model(checkpoint.path, dtype, settings.where(), remote))
+        model = self._loader.load(checkpoint.path)
         entries, needed = model.unembedding.shape[0], self.context.text.vocabulary
         if entries < needed:
             raise CheckpointError(f"the vocabulary has {entries} entries, the tokenizer {needed}")
@@ -348,7 +329,7 @@ class Sweep:
                 "config_sha256": m.digest(),
                 "text_sha256": self._text_digest,
                 "tokenizer_sha256": m.tokenizer_digest,
-                "dtype": m.model_settings.dtype,
+                "dtype": m.model_settings.precision,
                 "device": str(model.device.type),
                 "seed": m.seed,
                 "primary": m.primary,
@@ -550,65 +531,3 @@ def same_weights(record: Path, files: Sequence[Path]) -> bool:
     if attributes.get("weights_stat") == _stat(files):
         return True
     return bool(attributes.get("weights_sha256") == _digest_files(files))
-
-
-def auto_primary(measurement: Measurement, progress: Progress | None = None) -> tuple[str, str]:
-    """The dominant language and why: by token share if known, else by bits per byte.
-
-    `measurement.primary` is a placeholder here. Bits per byte are taken at the first formed
-    checkpoint, the first at which some language's loss is below its unigram entropy; at the last
-    one if there is none.
-    """
-    last = measurement.series.checkpoints[-1]
-    seen = {c: last.tokens_by_language.get(c, 0) for c in measurement.languages}
-    if any(seen.values()):
-        primary = max(seen, key=lambda c: seen[c])
-        return primary, f"{seen[primary] / sum(seen.values()):.0%} of the tokens at the last step"
-    from tracker.probes.performance import Performance
-
-    probe = replace(measurement, probes={"performance": Performance()}, concept_table=())
-    sweep = Sweep(probe, Path())
-    readable: list[tuple[int, _Levels]] = []
-    last_error = "the series is empty"
-    with closing(measurement.series.shelf) as shelf:
-        for checkpoint in measurement.series.checkpoints:
-            if progress:
-                progress(len(readable), len(measurement.series.checkpoints), "finding the primary")
-            try:
-                with shelf.at_hand(checkpoint.step):
-                    check_weights(checkpoint.path)
-                    levels = _levels(sweep.measure(sweep.load(checkpoint)))
-            except CheckpointError as error:
-                last_error = str(error)
-                continue
-            readable.append((checkpoint.step, levels))
-            if levels.formed:
-                break
-    if not readable:
-        raise UserError(
-            f"primary=auto: no checkpoint can be read ({last_error}); name the primary language"
-        )
-    step, levels = readable[-1]
-    best = int(np.argmin(levels.bits_per_byte))
-    formed = "the first formed one" if levels.formed else "the last one, none is formed"
-    return measurement.languages[best], (
-        f"lowest bits per byte ({levels.bits_per_byte[best]:.2f}) at step {step}, {formed}"
-    )
-
-
-@dataclass(frozen=True)
-class _Levels:
-    bits_per_byte: np.ndarray
-    formed: bool
-
-
-def _levels(groups: Mapping[str, Mapping[str, Variable]]) -> _Levels:
-    found = {name: variable.data for name, variable in groups["performance"].items()}
-    label = found["document_language"]
-    names = list(dict.fromkeys(label))
-    nll, tokens, size = (
-        np.array([found[n][label == c].sum() for c in names], dtype=float)
-        for n in ("nll", "token_count", "byte_count")
-    )
-    formed = bool((nll / tokens < found["unigram_entropy"]).any())
-    return _Levels(nll / np.log(2) / size, formed)

@@ -69,15 +69,15 @@ def run(model: LanguageModel, batch: Batch, needs: Need) -> Trace:
         capture(model, seen, start_gradient=Need.GRADIENT in needs),
     ):
         final = model.trunk(batch.ids, batch.attention)
-        nll, correct, slope = head(model, final.detach(), batch, backward)
+        nll, correct, slope = head(model, final.detach(), batch.to(final.device), backward)
         units = seen["unit"] if Need.GRADIENT in needs else []
         if slope is not None:
             torch.autograd.backward(final, slope, inputs=[*units, *matrices])
     return Trace(
         model=model,
         batch=batch,
-        nll=nll,
-        correct=correct,
+        nll=nll.to(model.device),
+        correct=correct.to(model.device),
         residual=_kept(seen["residual"], batch, Need.RESIDUAL in needs),
         activation=_kept(seen["activation"], batch, Need.ACTIVATION in needs),
         unit=_kept(seen["unit"], batch, bool(needs & (Need.ACTIVATION | Need.GRADIENT))),
@@ -103,8 +103,9 @@ def _gradient(tensor: Tensor) -> Tensor:
 
 
 def _kept(tensors: Sequence[Tensor], batch: Batch, wanted: bool) -> Sequence[Tensor]:
-    """As [rows, tokens, ...], which an MLP may have flattened (OPT)."""
-    return [t.detach().view(*batch.ids.shape, -1) for t in tensors] if wanted else []
+    """As [rows, tokens, ...], which an MLP may have flattened (OPT), all where the batch is."""
+    shape, device = batch.ids.shape, batch.ids.device
+    return [t.detach().view(*shape, -1).to(device) for t in tensors] if wanted else []
 
 
 def head(

@@ -38,10 +38,11 @@ def units_held(
 
     try:
         for layer in np.flatnonzero(units.mask.any(1)):
-            mask = torch.from_numpy(units.mask[layer]).to(model.device)
+            device = model.downs[layer].weight.device
+            mask = torch.from_numpy(units.mask[layer]).to(device)
             value = None
             if values is not None:
-                value = torch.from_numpy(np.asarray(values[layer])).to(model.device)
+                value = torch.from_numpy(np.asarray(values[layer])).to(device)
             handles.append(model.activations[layer].register_forward_hook(hold(mask, value)))
         yield
     finally:

@@ -32,7 +32,7 @@ from checkpoints.errors import UserError
 from checkpoints.train import Recipe, Seen, train
 from tracker.interventions import HALVES, Subject
 from tracker.interventions.edits import holder, random_places, weights_kept
-from tracker.interventions.training import read_stream, require_float32
+from tracker.interventions.training import read_stream, require_trainable
 from tracker.model import LanguageModel
 from tracker.probes import require_fraction, require_number, require_whole
 from tracker.probes.performance import Performance, PerformanceResult, PerformanceSums
@@ -122,7 +122,7 @@ class Freeze:
 
     def run(self, subject: Subject) -> FreezeResult:
         """Train every arm with every seed, each time from the checkpoint's weights."""
-        require_float32("freeze", subject.model)
+        require_trainable("freeze", subject.model)
         new = self._new_language(subject)
         stream, length = self._training_text(subject, new)
         before = _read(subject)

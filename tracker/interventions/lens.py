@@ -59,7 +59,7 @@ from tracker.interventions.lens_states import (
     states,
     states_of_all,
 )
-from tracker.interventions.training import require_float32
+from tracker.interventions.training import require_trainable
 from tracker.probes import Context, require_number, require_whole
 from tracker.store import array
 from tracker.subspaces import Subspaces, fit_subspaces
@@ -132,7 +132,7 @@ class Lens:
 
     def run(self, subject: Subject) -> LensResult:
         """Train for every target and its controls, on either half."""
-        require_float32("lens", subject.model)
+        require_trainable("lens", subject.model)
         if self.layers > subject.model.layers:
             raise UserError(
                 f"interventions.lens.layers={self.layers}: the model has {subject.model.layers}"

@@ -109,7 +109,7 @@ class StateSums:
             return
         kept = torch.from_numpy(np.flatnonzero(self.wanted[list(batch.rows)]))
         place = kept.to(batch.real.device)
-        hidden = trace.model.final_norm(trace.residual[-1][place])
+        hidden = trace.model.norm.of(trace.residual[-1][place])
         mean = mean_states(hidden, batch.real[place]).double().cpu()
         fold = batch.fold.cpu()[kept]
         self.sum[:, batch.language].index_add_(0, fold, mean)

@@ -20,12 +20,17 @@ CHUNK = 200
 """Documents that are tokenised at once."""
 
 
-def require_float32(name: str, model: LanguageModel) -> None:
-    """Refuse weights in which small updates are rounded away.
+def require_trainable(name: str, model: LanguageModel) -> None:
+    """Refuse weights in which small updates are rounded away, and a model on several devices.
 
     Raises:
-        UserError: Weights in another type than float32.
+        UserError: Weights in another type than float32, or not all in one place.
     """
+    if len({p.device for p in model.model.parameters()}) > 1:
+        raise UserError(
+            f"intervention={name}: it trains, which a model on several devices cannot here; "
+            "leave out model.device_map"
+        )
     kind = next(model.model.parameters()).dtype
     if kind != torch.float32:
         raise UserError(

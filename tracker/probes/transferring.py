@@ -238,7 +238,7 @@ def others_mean(values: Tensor, dim: int) -> Tensor:
 def _directions(model: LanguageModel, sets: list[tuple[int, ...]]) -> Tensor:
     """[concept, d] `centre(γ ⊙ (W_U[x_k] - mean over j≠k of W_U[x_j]))`, a set by its mean row."""
     weight = model.unembedding
-    rows = torch.stack([weight[list(s)].float().mean(0) for s in sets])
+    rows = torch.stack([weight[list(s)].float().mean(0) for s in sets]).to(model.device)
     return model.norm.reading(rows - others_mean(rows, dim=0))
 
 

@@ -1,0 +1,41 @@
+"""Jobs in processes of this machine, through joblib."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures.process import BrokenProcessPool
+from typing import Any
+
+from hydra.core.utils import JobReturn
+from hydra_plugins.hydra_joblib_launcher.joblib_launcher import JoblibLauncher
+
+from tracker.console import Console
+from tracker.ends import FAILED, Ended
+from tracker.launchers import Report, Reported, end_of, returned
+
+
+class Joblib(JoblibLauncher):  # type: ignore[misc]
+    """joblib's processes write to this terminal: what a job says is seen as it is said.
+
+    Where a process is killed, joblib ends the others with it.
+    """
+
+    def setup(self, *, task_function: Any, **context: Any) -> None:
+        """Jobs return how they ended."""
+        super().setup(task_function=Reported(task_function), **context)
+
+    def launch(
+        self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int
+    ) -> Sequence[JobReturn]:
+        """Run the jobs; wait for all of them."""
+        report = Report(Console(), job_overrides)
+        try:
+            results: Sequence[JobReturn] = super().launch(job_overrides, initial_job_idx)
+        except BrokenProcessPool:
+            lost = Ended(FAILED, "a job was killed (out of memory?), and joblib ended the others")
+            results = [returned(lost) for _ in job_overrides]
+            report.console.error(lost.said)
+        for number, result in enumerate(results):
+            report.ended(number, end_of(result), seen=True)
+        report.close()
+        return results
