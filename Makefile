@@ -21,7 +21,7 @@ test-slow: $(STAMP)
 	$(BIN)/python -m pytest -n 2 -m slow
 
 test-slurm: $(STAMP)
-	tests/slurm/with.sh $(BIN)/python -m pytest -m slurm
+	tests/slurm/with.sh $(BIN)/python -m pytest -m slurm tests/test_slurm.py
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

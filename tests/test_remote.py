@@ -135,13 +135,13 @@ def test_safetensors_or_pickle_never_both(made: Made, hub: Hub) -> None:
 
 
 def test_the_digest_is_that_of_the_record(made: Made) -> None:
-    from tracker.sweep import _digest_files
+    from tracker.provenance import digest_of_files
 
     for repo in ("lab/run", "lab/sharded"):
         series = made(repo)
         with series.shelf.at_hand(2):
             (checkpoint,) = series.take([2]).checkpoints
-            assert series.shelf.digest(2) == _digest_files(check_weights(checkpoint.path))
+            assert series.shelf.digest(2) == digest_of_files(check_weights(checkpoint.path))
 
 
 def test_an_interrupted_download_goes_on(

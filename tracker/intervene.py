@@ -19,11 +19,11 @@ from checkpoints.shelf import BusyError
 from tracker import store
 from tracker.interventions import FOLDS, Intervention, Subject
 from tracker.probes import Context
+from tracker.provenance import is_of
 from tracker.sweep import (
     Measurement,
     Outcome,
     Sweep,
-    is_of,
     make_context,
     require_one,
     usable_probes,

@@ -20,8 +20,9 @@ from checkpoints.errors import CheckpointError, DownloadError, UserError
 from checkpoints.local import check_weights
 from tracker import store
 from tracker.probes.performance import Performance
+from tracker.provenance import is_of
 from tracker.store import Variable
-from tracker.sweep import Measurement, Progress, Sweep, is_of
+from tracker.sweep import Measurement, Progress, Sweep
 
 RUN = "run.json"
 """What a run's folder tells of it that no record does."""

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-import platform
 from collections import Counter
 from collections.abc import Callable, Container, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
-from importlib.metadata import PackageNotFoundError, version
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 
 from checkpoints.errors import CheckpointError, DownloadError, UserError
-from checkpoints.files import clear_unfinished, sha256
+from checkpoints.files import clear_unfinished
 from checkpoints.local import check_weights
 from checkpoints.series import Checkpoint, Series
 from checkpoints.shelf import BusyError
@@ -30,6 +29,14 @@ from tracker.model import LanguageModel, anatomy_of
 from tracker.one_pass import one_pass
 from tracker.positions import ConceptIndex, index_concepts
 from tracker.probes import Context, Probe
+from tracker.provenance import (
+    DigestsAhead,
+    digest_of_files,
+    is_of,
+    software,
+    stat_of,
+    tool_version,
+)
 from tracker.refill import Loader
 from tracker.store import Variable
 from tracker.text import ProbeText, TextSettings, build_text
@@ -93,24 +100,6 @@ class Outcome:
     pending: Mapping[int, str] = field(default_factory=dict)
 
 
-def tool_version() -> str:
-    """Version of the installed distribution."""
-    try:
-        return version("babel-tracker")
-    except PackageNotFoundError:
-        return "unknown"
-
-
-def software() -> str:
-    """Versions of what computed the numbers."""
-    import transformers
-
-    return (
-        f"Python {platform.python_version()}, torch {torch.__version__}, "
-        f"transformers {transformers.__version__}"
-    )
-
-
 def track(
     measurement: Measurement,
     folder: Path,
@@ -142,6 +131,7 @@ def track(
     mine = measurement.series.checkpoints[shard::shards]
     due = {c.step: c for c in mine if not sweep.stands(c)}
     done, measured = len(mine) - len(due), set[int]()
+    following = dict(pairwise(due))
     failed: dict[int, CheckpointError] = {}
     tell = progress or _say_nothing
     with closing(measurement.series.shelf) as shelf:
@@ -150,7 +140,7 @@ def track(
             tell(done, len(mine), f"step {step}")
             try:
                 with weights:
-                    if sweep.visit(due[step]):
+                    if sweep.visit(due[step], due.get(following.get(step, -1))):
                         measured.add(step)
             except BusyError:
                 continue
@@ -196,6 +186,7 @@ class Sweep:
         self._text_digest = text_digest(measurement.documents)
         self._tested = False
         self._loader = Loader(measurement.model_settings)
+        self._digests = DigestsAhead()
 
     @property
     def context(self) -> Context:
@@ -216,13 +207,21 @@ class Sweep:
         self._amend_tokens(self.folder / store.record_name(checkpoint.step), checkpoint)
         return True
 
-    def visit(self, checkpoint: Checkpoint) -> bool:
-        """Measure a checkpoint unless its record stands; whether it was measured."""
+    def visit(self, checkpoint: Checkpoint, following: Checkpoint | None = None) -> bool:
+        """Measure a checkpoint unless its record stands; whether it was measured.
+
+        Args:
+            checkpoint: Which.
+            following: The next one, whose weights are read meanwhile where they are here.
+        """
         if self.stands(checkpoint):  # another process was faster, and the weights are not here
             return False
         path = self.folder / store.record_name(checkpoint.step)
         files = check_weights(checkpoint.path)
         model = self.load(checkpoint)
+        for each in (checkpoint, following):
+            if each is not None and self.measurement.series.shelf.digest(each.step) is None:
+                self._digests.ask(each.path)
         groups = self.measure(model)
         self.add_tokens_seen(groups, checkpoint)
         self.write(path, checkpoint, model, groups, files)
@@ -324,8 +323,8 @@ class Sweep:
                 "step": checkpoint.step,
                 "tokens": -1 if checkpoint.tokens is None else checkpoint.tokens,
                 "revision": checkpoint.revision,
-                "weights_sha256": _digest_files(files),
-                "weights_stat": _stat(files),
+                "weights_sha256": m.series.shelf.digest(checkpoint.step) or self._digests.of(files),
+                "weights_stat": stat_of(files),
                 "config_sha256": m.digest(),
                 "text_sha256": self._text_digest,
                 "tokenizer_sha256": m.tokenizer_digest,
@@ -449,7 +448,7 @@ def tokenizer_digest(folder: Path) -> str | None:
     parts = [
         p for n in ("vocab.json", "merges.txt", "tokenizer.model") if (p := folder / n).exists()
     ]
-    return _digest_files(parts) if parts else None
+    return digest_of_files(parts) if parts else None
 
 
 def series_tokenizer(series: Series, folder: str | None) -> tuple[Any, str]:
@@ -494,40 +493,3 @@ def _common_tokenizer(series: Series) -> tuple[Path, str | None]:
         return series.checkpoints[0].path, None
     digest = found.most_common(1)[0][0]
     return place[digest], digest
-
-
-def _stat(files: Sequence[Path]) -> str:
-    return json.dumps([[f.name, f.stat().st_size, f.stat().st_mtime_ns] for f in files])
-
-
-def _digest_files(files: Sequence[Path]) -> str:
-    digest = hashlib.sha256()
-    for file in files:
-        digest.update(bytes.fromhex(sha256(file)))
-    return digest.hexdigest()
-
-
-def is_of(record: Path, checkpoint: Checkpoint, digest: str | None) -> bool:
-    """Whether a record is there and of a checkpoint's weights.
-
-    Args:
-        record: Its path.
-        checkpoint: The checkpoint.
-        digest: Of its weights, where that is known without having them.
-    """
-    if not record.exists():
-        return False
-    if digest is not None:
-        return bool(store.read_attributes(record).get("weights_sha256") == digest)
-    try:
-        return same_weights(record, check_weights(checkpoint.path))
-    except CheckpointError:
-        return False
-
-
-def same_weights(record: Path, files: Sequence[Path]) -> bool:
-    """Whether the record is of these weights; they are read only where size or date differ."""
-    attributes = store.read_attributes(record)
-    if attributes.get("weights_stat") == _stat(files):
-        return True
-    return bool(attributes.get("weights_sha256") == _digest_files(files))

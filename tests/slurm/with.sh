@@ -8,8 +8,13 @@ set -euo pipefail
 refuse() { echo "no Slurm: $1" >&2; exit 69; }
 
 [ "$(id -u)" = 0 ] || refuse "its daemons need root"
-if ! command -v slurmctld slurmd munged sbatch > /dev/null; then
-    command -v apt-get > /dev/null || refuse "install slurmctld, slurmd, slurm-client and munge"
+export PATH="$PATH:/usr/sbin:/sbin"
+missing=
+for program in slurmctld slurmd munged sbatch; do
+    command -v "$program" > /dev/null || missing="$missing $program"
+done
+if [ -n "$missing" ]; then
+    command -v apt-get > /dev/null || refuse "there is no$missing"
     export DEBIAN_FRONTEND=noninteractive
     { apt-get -qq update && apt-get -qq install -y --no-install-recommends \
         slurmctld slurmd slurm-client munge; } > /dev/null || refuse "apt-get cannot install it"
