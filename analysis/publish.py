@@ -386,7 +386,10 @@ def _context(
         "Measured with": str(facts["software"]),
         "Record schema": str(facts["schema_version"]),
     }
+    left_out = [int(step) for step in run.plan.get("suspects", ())]
     said = [*notes, *(each.sentence() for each in outliers(run))]
+    if left_out:
+        said.insert(0, f"left out as suspects: steps {', '.join(map(str, left_out))}")
     if proposed is None:
         said.append(f"No mixture was proposed: {why_not}.")
     return ReportContext(

@@ -73,7 +73,10 @@ SET_COLUMNS = ("set", "language", "layer", "step", "tokens", "x", "count", "birt
 
 
 def load_run(path: str | Path, replicates: int = 1000, seed: int = 0) -> Run:
-    """Read the records of a run's folder.
+    """Read the records of a run's folder, without those of steps that are left out as suspects.
+
+    Such records are there where the steps were tracked before they were known to be suspects, or
+    with `series.suspects=keep`; the last tracking of the run says what holds (`run.json`).
 
     Args:
         path: The folder with `records/`.
@@ -84,7 +87,10 @@ def load_run(path: str | Path, replicates: int = 1000, seed: int = 0) -> Run:
         UserError: No such folder, or no record in it.
     """
     folder = Path(path)
-    files = sorted((folder / "records").glob("step-*.h5"), key=store.record_step)
+    found = (folder / "records").glob("step-*.h5")
+    left_out = {int(step) for step in _plan(folder).get("suspects", ())}
+    kept = [file for file in found if store.record_step(file) not in left_out]
+    files = sorted(kept, key=store.record_step)
     if not files:
         raise UserError(f"{folder}: no records in it (records/step-*.h5); run task=track first")
     records = tuple(store.read_record(file, skip=HEAVY) for file in files)
@@ -406,8 +412,7 @@ class Run:
     @cached_property
     def plan(self) -> Mapping[str, Any]:
         """What the tracker wrote about the run (`run.json`); empty for a folder without one."""
-        path = self.folder / "run.json"
-        return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        return _plan(self.folder)
 
     def _repr_html_(self) -> str:
         """What a notebook shows: what the run is, without fitting anything."""
@@ -426,6 +431,18 @@ class Run:
         """Step -> why there is no record."""
         pending = {int(s): str(why) for s, why in self.plan.get("pending", {}).items()}
         return store.missing_steps(self.folder / "records", self.plan.get("steps", ()), pending)
+
+
+def _plan(folder: Path) -> dict[str, Any]:
+    path = folder / "run.json"
+    if not path.exists():
+        return {}
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    except ValueError:
+        raise UserError(
+            f"{path}: it is damaged; remove it, and task=track writes it again"
+        ) from None
 
 
 def _pairs(states: Sequence[str], performance: Sequence[str]) -> tuple[tuple[str, str], ...]:

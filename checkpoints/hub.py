@@ -163,6 +163,14 @@ def page(repo: str) -> str:
     return f"{constants.ENDPOINT}/{repo}"
 
 
+REFUSALS = {
+    401: ("HF_TOKEN is not valid", "set another one, or unset it"),
+    403: ("no right to read it", "set an HF_TOKEN that may"),
+    429: ("too many requests", "try again later"),
+}
+"""What an answer means, and what to do."""
+
+
 @contextmanager
 def told(repo: str, setting: str = "series.repo") -> Iterator[None]:
     """Errors of the client as one line that says what to do; `setting` names the repository."""
@@ -185,11 +193,8 @@ def told(repo: str, setting: str = "series.repo") -> Iterator[None]:
         raise UserError(f"{repo}: HF_HUB_OFFLINE is set; unset it to download") from None
     except HfHubHTTPError as error:
         status = error.response.status_code
-        what = {401: "HF_TOKEN is not valid", 403: "no right to read it", 429: "too many requests"}
-        raise UserError(
-            f"{repo}: {constants.ENDPOINT} answers {status} "
-            f"({what.get(status, 'an error of the server')}); try again later"
-        ) from None
+        what, then = REFUSALS.get(status, ("an error of the server", "try again later"))
+        raise UserError(f"{repo}: {constants.ENDPOINT} answers {status} ({what}); {then}") from None
     except OSError as error:
         raise UserError(f"{repo}: {error}") from None
     except Exception as error:  # the client's transport has exceptions of its own

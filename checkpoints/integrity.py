@@ -59,25 +59,26 @@ class Group:
 
 
 def equal_groups(
-    series: Mapping[int, Weights], final: Weights | None = None, final_name: str = "main"
+    series: Mapping[int, Weights], *finals: Weights, name: str = "main"
 ) -> tuple[Group, ...]:
     """Groups of steps that cannot all be what their labels say, by their first step.
 
     Args:
         series: Step -> weights, of all steps of the run (not only those that are tracked).
-        final: Weights of the model that the run ended with.
-        final_name: What it is called.
+        finals: Weights of the model that the run ended with, once for every format that it is
+            stored in: steps may have another one than it is read from.
+        name: What it is called.
 
     Returns:
         First the groups with equal weights, then those that share a file and are in no such group
         together.
     """
-    judge = _Judge(max(series, default=0), final, final_name)
+    judge = _Judge(max(series, default=0), finals, name)
     whole: dict[tuple[str, ...], list[int]] = defaultdict(list)
     for step in sorted(series):
         whole[series[step].content].append(step)
     found = [
-        judge.group(steps, "", final is not None and content == final.content)
+        judge.group(steps, "", any(content == final.content for final in finals))
         for content, steps in whole.items()
     ]
     found += _shared_files(series, judge)
@@ -87,14 +88,14 @@ def equal_groups(
 @dataclass(frozen=True)
 class _Judge:
     last: int
-    final: Weights | None
-    final_name: str
+    finals: Sequence[Weights]
+    name: str
 
     def group(self, steps: Sequence[int], shard: str, equals_final: bool) -> Group | None:
         """The verdict on steps with the same content; None where nothing is wrong."""
         kept, why = None, ""
         if equals_final:
-            why = f"equals {self.final_name}"
+            why = f"equals {self.name}"
             if steps == [self.last]:
                 return None
             kept = self.last if self.last in steps else None
@@ -103,7 +104,7 @@ class _Judge:
         elif {0, 1} <= set(steps) and not shard:
             kept, why = 0, "a first step without a learning rate changes nothing"
         if kept is None and equals_final:
-            why = f"they equal {self.final_name}" if len(steps) > 1 else f"it {why}"
+            why = f"they equal {self.name}" if len(steps) > 1 else f"it {why}"
         return Group(tuple(steps), shard, kept, why)
 
 
@@ -116,15 +117,12 @@ def _shared_files(series: Mapping[int, Weights], judge: _Judge) -> Iterator[Grou
             if step not in owners[digest]:
                 owners[digest].append(step)
             names.setdefault(digest, name)
-    finals = {} if judge.final is None else judge.final.files
     for digest, steps in owners.items():
-        contents = {series[step].content for step in steps}
-        in_final = digest in finals.values()
-        if in_final and judge.final is not None:
-            contents.add(judge.final.content)
+        with_it = [final.content for final in judge.finals if digest in final.content]
+        contents = {series[step].content for step in steps} | set(with_it)
         # All of one content were told already, as a group with equal weights.
         if len(contents) > 1:
-            group = judge.group(steps, names[digest], in_final)
+            group = judge.group(steps, names[digest], bool(with_it))
             if group is not None:
                 yield group
 

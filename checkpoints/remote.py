@@ -11,7 +11,7 @@ from typing import Any
 from checkpoints.download import download
 from checkpoints.errors import CheckpointError, UserError
 from checkpoints.files import locked
-from checkpoints.hub import Hub, Revision
+from checkpoints.hub import Hub, HubFile, Revision
 from checkpoints.integrity import (
     SUSPECTS,
     Group,
@@ -22,7 +22,7 @@ from checkpoints.integrity import (
 )
 from checkpoints.names import Place, compiled, in_order, places, stages_of
 from checkpoints.series import Checkpoint, Series, shortened
-from checkpoints.shelf import TOKENIZER, HubShelf, lacks, lay_out, weight_files
+from checkpoints.shelf import TOKENIZER, HubShelf, formats, lacks, lay_out, weight_files
 
 REFS = ("branches", "tags", "both")
 
@@ -53,6 +53,8 @@ class HubRun:
         ):
             if value not in choices:
                 raise UserError(f"series.{key}={value}: choose {', '.join(choices)}")
+        if self.tokens_per_step is not None and self.tokens_per_step < 1:
+            raise UserError(f"series.tokens_per_step={self.tokens_per_step}: choose at least 1")
 
 
 @dataclass(frozen=True)
@@ -65,6 +67,8 @@ class Listing:
     groups: tuple[Group, ...]
     lacking: Mapping[int, str] = field(default_factory=dict)
     """Steps whose revision holds no checkpoint, with what is lacking."""
+    no_final: str | None = None
+    """The revision that the run should end on, where it is not there or has no weights."""
 
     @property
     def missing(self) -> tuple[int, ...]:
@@ -83,6 +87,11 @@ class Listing:
     def remarks(self) -> tuple[str, ...]:
         """What a reader has to know of the series, a line each."""
         found = [group.sentence() for group in self.groups]
+        if self.no_final is not None:
+            found.append(
+                f"no weights at {self.no_final}, so no step can be told to be the final model "
+                "(series.final names another revision)"
+            )
         if self.missing:
             found.append(f"steps missing from the grid: {shortened(self.missing)}")
         if self.pickled:
@@ -103,13 +112,10 @@ def list_run(run: HubRun, hub: Hub) -> Listing:
     regex, stages = compiled(run.pattern), stages_of(run.stages)
     commits: dict[tuple[str, str], str] = {}
     found: dict[tuple[str, str], Place] = {}
-    final = None
     for repo in (run.repo, *run.more_repos):
         refs = hub.refs(repo, run.refs)
         for name, place in places(refs, regex, repo).items():
             found[repo, name], commits[repo, name] = place, refs[name]
-        if final is None:
-            final = _final(hub, repo, run.final)
     ordered = in_order(found, stages, run.tokens_per_step)
     listed = _revisions(hub, {key: commits[key] for key in ordered})
     revisions, at = {}, {}
@@ -121,9 +127,10 @@ def list_run(run: HubRun, hub: Hub) -> Listing:
             lacking[place.step] = f"{key[1]}: {why}"
         else:
             revisions[place.step] = listed[key]
-    weights = {step: _weights(revision) for step, revision in revisions.items()}
-    groups = equal_groups(weights, final, run.final)
-    return Listing(revisions, at, groups, lacking)
+    weights = {step: _weights(weight_files(each.files)) for step, each in revisions.items()}
+    finals = _finals(hub, run)
+    groups = equal_groups(weights, *finals, name=run.final)
+    return Listing(revisions, at, groups, lacking, None if finals else run.final)
 
 
 def _revisions(hub: Hub, commits: Mapping[tuple[str, str], str]) -> dict[tuple[str, str], Revision]:
@@ -137,17 +144,15 @@ def _revisions(hub: Hub, commits: Mapping[tuple[str, str], str]) -> dict[tuple[s
     }
 
 
-def _final(hub: Hub, repo: str, name: str) -> Weights | None:
-    """The weights that the run ended with; None where the revision has none."""
-    commit = hub.refs(repo, "both").get(name)
-    if commit is None:
-        return None
-    (revision,) = hub.revisions(repo, [(name, commit)])
-    return _weights(revision) if weight_files(revision.files) else None
+def _finals(hub: Hub, run: HubRun) -> list[Weights]:
+    """The weights that the run ended with, in every format; none where the revision has none."""
+    commit = hub.refs(run.repo, "both").get(run.final)
+    stored = [] if commit is None else formats(hub.files(run.repo, commit))
+    return [_weights(files) for files in stored]
 
 
-def _weights(revision: Revision) -> Weights:
-    return Weights({file.name: file.digest for file in weight_files(revision.files)})
+def _weights(files: Sequence[HubFile]) -> Weights:
+    return Weights({file.name: file.digest for file in files})
 
 
 def hub_series(run: HubRun, hub: Hub | None = None, listed_only: bool = False) -> Series:
@@ -191,16 +196,25 @@ def hub_series(run: HubRun, hub: Hub | None = None, listed_only: bool = False) -
     if run.select is not None:
         series = series.select(*run.select)
     if not series.checkpoints:
-        raise UserError(
-            f"{run.repo}: no checkpoint is left ({len(wrong)} hold another step's weights); "
-            "series.suspects=keep tracks them nevertheless"
-        )
+        raise UserError(_nothing_left(run.repo, listing, wrong))
     for checkpoint in () if listed_only else series.checkpoints:
         try:
             lay_out(listing.revisions[checkpoint.step], checkpoint.path, _store(hub, run.repo))
         except CheckpointError as error:  # its own fault: the sweep skips it and says why
             refused[checkpoint.step] = str(error)
     return series
+
+
+def _nothing_left(repo: str, listing: Listing, wrong: Mapping[int, str]) -> str:
+    if not listing.revisions:
+        return (
+            f"{repo}: none of its {len(listing.lacking)} revisions holds a checkpoint "
+            f"({next(iter(listing.lacking.values()))})"
+        )
+    return (
+        f"{repo}: no checkpoint is left ({len(wrong)} hold another step's weights); "
+        "series.suspects=keep tracks them nevertheless"
+    )
 
 
 def hub_tokenizer(given: str, hub: Hub | None = None) -> Path:

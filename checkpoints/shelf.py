@@ -284,6 +284,12 @@ _SHARD = r"-\d+-of-(\d+)"
 
 def weight_files(files: Sequence[HubFile]) -> tuple[HubFile, ...]:
     """The files that hold the weights: safetensors where there are any, else `.bin`; never both."""
+    return next(iter(formats(files)), ())
+
+
+def formats(files: Sequence[HubFile]) -> list[tuple[HubFile, ...]]:
+    """The files that hold the weights, in every format that they are stored in."""
+    stored = []
     for ending, stem in ((".safetensors", WEIGHTS[0]), (".bin", WEIGHTS[1])):
         found = [
             file
@@ -292,8 +298,8 @@ def weight_files(files: Sequence[HubFile]) -> tuple[HubFile, ...]:
         ]
         whole = [file for file in found if file.name == stem + ending]
         if found:
-            return tuple(whole or sorted(found, key=lambda f: f.name))
-    return ()
+            stored.append(tuple(whole or sorted(found, key=lambda f: f.name)))
+    return stored
 
 
 def lacks(files: Sequence[HubFile]) -> str:

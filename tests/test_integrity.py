@@ -19,8 +19,8 @@ def sharded(*digests: str) -> Weights:
     return Weights(dict(zip(names, digests, strict=True)))
 
 
-def said(series: dict[int, Weights], final: Weights | None = None) -> list[str]:
-    return [group.sentence() for group in equal_groups(series, final)]
+def said(series: dict[int, Weights], *finals: Weights) -> list[str]:
+    return [group.sentence() for group in equal_groups(series, *finals)]
 
 
 def test_a_clean_series_has_no_groups() -> None:
@@ -73,6 +73,19 @@ def test_a_first_shard_of_the_final_model() -> None:
     assert said(without_last, sharded("y", "z")) == [
         f"step 50: shared {shard} (none kept: it equals main)"
     ]
+
+
+def test_the_final_model_in_two_formats() -> None:
+    """Steps in pickle, the final model read from safetensors: its pickle is compared as well."""
+    finals = sharded("s", "t"), Weights({"pickle-1.bin": "y", "pickle-2.bin": "z"})
+    series = {10: one("a"), 40: sharded("y", "z"), 60: sharded("y", "c"), 143: sharded("y", "z")}
+    shard = "model-00001-of-00002.safetensors"
+    assert said(series, *finals) == [
+        "steps 40, 143: identical weights (143 kept: equals main)",
+        f"steps 40, 60, 143: shared {shard} (143 kept: equals main)",
+    ]
+    assert set(suspects(equal_groups(series, *finals))) == {40, 60}
+    assert said({10: one("a"), 40: one("b"), 143: sharded("s", "t")}, *finals) == []
 
 
 def test_identical_sharded_weights_are_told_once() -> None:

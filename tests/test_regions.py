@@ -390,6 +390,34 @@ def test_no_text_no_regions(context: Context) -> None:
     assert sums.result().row_count.sum() == 0
 
 
+@pytest.mark.parametrize("levels", [3, 50, 10_000, None])
+@pytest.mark.parametrize("share", [0.0001, 0.01, 0.05, 0.5])
+def test_highest_and_lowest_of_many_equal_a_stable_sort(levels: int | None, share: float) -> None:
+    """Large matrices are searched among candidates that a sample tells; ties and order as ever."""
+    rng = np.random.default_rng(0)
+    values = np.abs(rng.normal(size=(300, 400)) * rng.normal(size=(300, 1)))
+    if levels is not None:
+        values = np.floor(values * levels) / levels
+    k = round(share * values.size)
+    flat = values.ravel()
+    up, down = np.argsort(-flat, kind="stable")[:k], np.argsort(flat, kind="stable")[:k]
+    np.testing.assert_array_equal(highest(torch.tensor(values), k), np.sort(up[flat[up] > 0]))
+    np.testing.assert_array_equal(lowest(torch.tensor(values), k), np.sort(down))
+
+
+def test_a_sample_that_misleads_is_noticed() -> None:
+    """All that is large lies beside the sampled places, or in them."""
+    for values in (torch.zeros(120_000), torch.ones(120_000), torch.arange(120_000.0)):
+        for places in (slice(1, None, 8), slice(None, None, 8)):
+            peaked = values.clone()
+            peaked[places] += 1e6
+            best = np.sort(np.argsort(-peaked.numpy(), kind="stable")[:1200])
+            np.testing.assert_array_equal(highest(peaked, 1200), best)
+    spoilt = torch.rand(120_000)
+    spoilt[5] = torch.nan
+    assert not len(highest(spoilt, 1200))
+
+
 def test_highest_and_lowest_break_ties_by_index() -> None:
     values = torch.tensor([[1.0, 0.0, 3.0], [1.0, 1.0, 0.0]])
     assert highest(values, 2).tolist() == [0, 2]

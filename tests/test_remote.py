@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from hub_repos import SHARED_SHARD
-from hub_server import MEMBER, Hub
+import torch
+from conftest import tiny_model
+from hub_repos import SHARED_SHARD, write
+from hub_server import MEMBER, Hub, Repo
 from huggingface_hub import constants
 from test_cli import Tracker, tracker  # noqa: F401  (fixtures)
 
@@ -21,6 +24,7 @@ from checkpoints.remote import HubRun, hub_series, hub_tokenizer
 from checkpoints.series import Series
 from checkpoints.shelf import WEIGHTS, HubShelf, weight_files
 from tracker import store
+from tracker.loading import ModelSettings, load_model
 
 pytest_plugins = ("hub_fixtures",)
 Made = Callable[..., Series]
@@ -73,6 +77,68 @@ def test_steps_are_chosen_as_of_any_series(made: Made) -> None:
         made("lab/run", steps=[3])
     with pytest.raises(UserError, match=r"no checkpoint is left \(4 hold another step's weights\)"):
         made("lab/run", steps=[8, 16])
+    with pytest.raises(UserError, match=r"series\.tokens_per_step=0: choose at least 1"):
+        made("lab/run", tokens_per_step=0)
+
+
+def test_revisions_without_weights_are_said(made: Made, hub: Hub, tmp_path: Path) -> None:
+    bare = tmp_path / "bare"
+    bare.mkdir()
+    (bare / "config.json").write_text("{}")
+    hub.serve(Repo("lab/bare", {"step1": bare, "main": bare}))
+    problem = r"none of its 1 revisions holds a checkpoint \(step1: no weights \(model\.safet"
+    with pytest.raises(UserError, match=f"lab/bare: {problem}"):
+        made("lab/bare")
+
+
+def test_a_final_revision_that_is_not_there_is_said(made: Made) -> None:
+    series = made("lab/run", final="step640")
+    assert "steps 8, 64: identical weights (none kept)" in series.remarks
+    assert any(r.startswith("no weights at step640, so no step can be") for r in series.remarks)
+
+
+def test_steps_in_another_format_than_the_final_model(
+    made: Made, hub: Hub, tmp_path: Path, tokenizer: Any
+) -> None:
+    """Branches in pickle only, `main` in both formats: early branches that serve late weights."""
+    folder = tmp_path / "mixed"
+    for step in (1, 2, 4):
+        place = folder / f"step{step}"
+        model = tiny_model("gpt_neox", len(tokenizer), seed=step)
+        model.config.save_pretrained(place)
+        tokenizer.save_pretrained(place)
+        torch.save(model.state_dict(), place / "pytorch_model.bin")
+    shutil.copytree(folder / "step4", folder / "main")
+    shutil.copyfile(folder / "step4" / "pytorch_model.bin", folder / "step2" / "pytorch_model.bin")
+    tiny_model("gpt_neox", len(tokenizer), seed=4).save_pretrained(folder / "main")
+    hub.serve(Repo("lab/mixed", {p.name: p for p in folder.iterdir()}))
+    series = made("lab/mixed")
+    assert series.remarks[0] == "steps 2, 4: identical weights (4 kept: equals main)"
+    assert series.steps == [1, 4]
+
+
+def test_a_run_over_two_repositories(made: Made, hub: Hub, tmp_path: Path, tokenizer: Any) -> None:
+    """A step of both is the first one's; every checkpoint comes from its own repository."""
+    folder = tmp_path / "two"
+    write(folder, tokenizer, (0, 10, 20, 1, 2))
+    late = {f"step{step}": folder / f"step{step}" for step in (0, 10, 20)}
+    early = {f"step{step}": folder / f"step{step}" for step in (0, 1, 2)}
+    hub.serve(Repo("lab/late", {**late, "main": folder / "step20"}))
+    hub.serve(Repo("lab/early", {**early, "main": folder / "step2"}))
+    series = made("lab/late", more_repos=["lab/early"])
+    assert series.steps == [0, 1, 2, 10, 20]
+    assert [c.path.parents[1].name for c in series.checkpoints] == [
+        "lab--late", "lab--early", "lab--early", "lab--late", "lab--late",
+    ]  # fmt: skip
+    for checkpoint in series.checkpoints:
+        with series.shelf.at_hand(checkpoint.step):
+            load_model(checkpoint.path, ModelSettings(device="cpu"))
+
+
+def test_weights_that_the_hub_keeps_by_chunks_come_in_one_piece(hub: Hub, tmp_path: Path) -> None:
+    commit = hub.commit("lab/xet")
+    (file,) = weight_files(Lister(tmp_path / "home").files("lab/xet", commit))
+    assert download("lab/xet", commit, file, tmp_path).stat().st_size == file.size
 
 
 def test_a_shard_of_the_final_model_is_found(made: Made) -> None:
@@ -206,6 +272,9 @@ def test_what_the_user_has_to_do_is_said(
         made("a/b/c")
     with pytest.raises(UserError, match=rf"gated; accept its terms at {hub.endpoint}/lab/gated"):
         made("lab/gated")
+    monkeypatch.setenv("HF_TOKEN", "hf_mistyped")
+    with pytest.raises(UserError, match=r"401 \(HF_TOKEN is not valid\); set another one"):
+        made("lab/gated")
     monkeypatch.setenv("HF_TOKEN", MEMBER)
     assert made("lab/gated").steps == [0, 1]
 
@@ -280,7 +349,9 @@ def test_a_public_series_from_the_command_line(
     )
     run = json.loads((tmp_path / "out" / "run.json").read_text())
     assert set(run["suspects"]) == {"1", "8", "16", "32"}
-    assert "steps 16, 32: identical weights" in (tmp_path / "out" / "report.html").read_text()
+    report = (tmp_path / "out" / "report.html").read_text()
+    assert "left out as suspects: steps 1, 8, 16, 32" in report
+    assert "steps 16, 32: identical weights" in report
     # Everything stands: nothing is downloaded again.
     hub.forget()
     again = tracker(public)

@@ -245,6 +245,17 @@ def test_missing_steps_are_listed_with_reasons(folder: Path, tmp_path: Path) -> 
     }
 
 
+def test_records_of_suspects_are_left_out(folder: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(folder, tmp_path / "run"))
+    store.write_text(copy / "run.json", '{"suspects": {"2": "steps 2, 8: identical weights"}}')
+    assert list(load_run(copy, 20).steps) == [0, 1, 4, 8]
+    store.write_text(copy / "run.json", '{"suspects": {}}')
+    assert list(load_run(copy, 20).steps) == [0, 1, 2, 4, 8]
+    store.write_text(copy / "run.json", "{")
+    with pytest.raises(UserError, match=r"run\.json: it is damaged; remove it"):
+        load_run(copy, 20)
+
+
 def test_a_folder_without_records_or_of_two_runs_is_refused(
     folder: Path, series_folder: Path, tmp_path: Path
 ) -> None:

@@ -21,6 +21,9 @@ Places = Mapping[str, Ints]
 
 NOWHERE: Ints = np.zeros(0, np.int64)
 
+SAMPLE = 2**14
+"""Entries of a matrix that tell where its highest ones begin."""
+
 TOP_DIMENSIONS = 0.01
 """Share of rows or columns whose part of a region is told."""
 
@@ -58,29 +61,43 @@ class RegionIndices:
 
 
 def highest(importance: Tensor, k: int) -> Ints:
-    """Flat indices of the `k` highest, ascending; zeros are left out, ties go to the lower index.
-
-    `topk` alone leaves open which of several equal values it takes.
-    """
-    flat = importance.flatten()
-    bar = flat.topk(k, sorted=False).values.min()
-    return _up_to(flat > bar, (flat == bar) & (bar > 0), k)
+    """Flat indices of the `k` highest, ascending; zeros are left out, ties go to the lower index."""
+    return _top(importance.flatten(), k, least=0.0)
 
 
 def lowest(importance: Tensor, k: int) -> Ints:
     """Flat indices of the `k` lowest, ascending; ties go to the lower index."""
-    if k == 0:
-        return NOWHERE
-    flat = importance.flatten()
-    bar = flat.topk(k, largest=False, sorted=False).values.max()
-    return _up_to(flat < bar, flat == bar, k)
+    return _top(-importance.flatten(), k, least=-torch.inf) if k else NOWHERE
 
 
-def _up_to(beyond: Tensor, level: Tensor, k: int) -> Ints:
-    inside = beyond.nonzero()[:, 0]
-    at_bar = level.nonzero()[: k - len(inside), 0]
-    found: Ints = torch.cat([inside, at_bar]).sort().values.cpu().numpy()
+def _top(flat: Tensor, k: int, least: float) -> Ints:
+    """The `k` highest above `least`; `topk` alone leaves open which of several equal ones it takes.
+
+    Nothing where `flat` holds NaN.
+    """
+    where = _candidates(flat, k)
+    values = flat if where is None else flat[where]
+    bar = values.topk(k, sorted=False).values.min()
+    beyond, level = values > bar, ((values == bar) & (bar > least)).nonzero()[:, 0]
+    beyond[level[: k - int(beyond.sum())]] = True
+    chosen = beyond.nonzero()[:, 0]
+    found: Ints = (chosen if where is None else where[chosen]).cpu().numpy()
     return found
+
+
+def _candidates(flat: Tensor, k: int) -> Tensor | None:
+    """Ascending places among which the `k` highest of `flat` [n] are; None: anywhere.
+
+    A sample tells a value that about 2k entries exceed; where between k and n/8 do, all of the
+    highest are among them. Several times faster than `topk` of millions on a CPU.
+    """
+    n = len(flat)
+    sample = flat[:: n // SAMPLE + 1]
+    rank = 2 * k * len(sample) // n + 16
+    if n < 4 * SAMPLE or 8 * rank > len(sample) or bool(flat.sum().isnan()):
+        return None
+    where = (flat > sample.topk(rank, sorted=False).values.min()).nonzero()[:, 0]
+    return where if k <= len(where) <= n // 8 else None
 
 
 def at(values: Tensor, places: Ints) -> NDArray[np.float32]:

@@ -28,6 +28,7 @@ bfloat16 has its gradients summed in float32, too, beside the batch's own.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -280,7 +281,7 @@ class RegionSums:
             **_names(regions, self.context),
             **_overlaps(regions, self.context),
             **_concentration(regions),
-            **_random_concentration(regions, np.random.default_rng(self.context.seed)),
+            **_random_concentration(regions, self.context.seed),
             **_similarities(self._sample.products()),
         }
         if self.settings.keep_masks:
@@ -368,16 +369,23 @@ def _concentration(regions: RegionIndices) -> dict[str, NDArray[Any]]:
     }
 
 
-def _random_concentration(
-    regions: RegionIndices, generator: np.random.Generator
-) -> dict[str, NDArray[Any]]:
+def _random_concentration(regions: RegionIndices, seed: int) -> dict[str, NDArray[Any]]:
     """The same for `k` parameters drawn at random, without replacement, mean of several draws.
 
     A small region is concentrated by chance: one parameter fills one row.
     """
+    shapes = ((*regions.outputs_and_inputs(name), k) for name, k in regions.size.items())
+    return _drawn_concentration(tuple(shapes), seed)
+
+
+@lru_cache(maxsize=4)  # the same for every checkpoint of a series
+def _drawn_concentration(
+    shapes: tuple[tuple[int, int, int], ...], seed: int
+) -> dict[str, NDArray[Any]]:
+    """From (outputs, inputs, k) of every matrix."""
+    generator = np.random.default_rng(seed)
     found: dict[str, list[float]] = {}
-    for name, k in regions.size.items():
-        outputs, inputs = regions.outputs_and_inputs(name)
+    for outputs, inputs, k in shapes:
         for axis, lines, each in (("row", outputs, inputs), ("column", inputs, outputs)):
             counts = generator.multivariate_hypergeometric(
                 np.full(lines, each), k, size=RANDOM_DRAWS, method="marginals"
