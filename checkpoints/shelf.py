@@ -334,14 +334,17 @@ SMALL = ("config.json", "generation_config.json", *TOKENIZER)
 def lay_out(revision: Revision, folder: Path, store: Path) -> None:
     """Have everything of a checkpoint but its weights in `folder`.
 
-    Files that many checkpoints share are downloaded once, into `store`, and linked.
+    Files that many checkpoints share are downloaded once, into `store`, and linked. Code of the
+    repository comes with them, and is run only with `model.trust_remote_code=true`.
 
     Raises:
         CheckpointError: The content of a file is not what the repository lists.
         UserError: It cannot be downloaded.
     """
     names = (*SMALL, index_of(weight_files(revision.files)))
-    wanted = [file for file in revision.files if file.name in names]
+    wanted = [
+        file for file in revision.files if file.name in names or re.fullmatch(r"\w+\.py", file.name)
+    ]
     if all(is_here(file, folder) for file in wanted):
         return
     folder.mkdir(parents=True, exist_ok=True)

@@ -142,6 +142,7 @@ WRONG = {
     "wrong encoding": (["text.path=latin.jsonl"], "not utf-8"),
     "empty language": (["text.path=empty.jsonl"], "every document of 'yy' is empty"),
     "not a number": (["text.window=wide"], "text.window"),
+    "not a list": (["series.steps=5"], "series.steps: give a list, such as [a, b]"),
     "bad shard": (["shard=3", "shards=2"], "shard counts from 0 to shards - 1"),
     "no device": (["model.device=cuda:77"], "model.device=cuda:77: this machine has"),
     "bad probe setting": (["probes.lape.top_fraction=2"], "probes.lape.top_fraction=2: choose"),

@@ -16,7 +16,7 @@ from hydra import compose, initialize_config_module
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from checkpoints.errors import CheckpointError, UserError
-from checkpoints.local import local_series
+from checkpoints.local import check_weights, local_series
 from tracker import config
 from tracker.loading import ModelSettings, load_model, refuse_offloaded
 
@@ -46,6 +46,32 @@ def test_loading_refuses_what_is_not_whole(tmp_path: Path) -> None:
     save_file(lacking, tmp_path / "lacking" / "model.safetensors", {"format": "pt"})
     with pytest.raises(CheckpointError, match=r"lack .*layers\.2\.mlp\.dense_4h_to_h\.weight"):
         load_model(tmp_path / "lacking", HOST)
+
+
+def test_a_config_that_cannot_be_read_is_the_checkpoints_fault(tmp_path: Path) -> None:
+    tiny_model("gpt_neox", 50).save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    config["auto_map"] = {"AutoConfig": "absent.Config"}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(CheckpointError, match=r"config cannot be read \(.*absent\.py"):
+        load_model(tmp_path, replace(HOST, trust_remote_code=True))
+
+
+def test_a_bin_checkpoint_in_shards_loads(tmp_path: Path) -> None:
+    model = tiny_model("gpt2", 50)
+    model.config.save_pretrained(tmp_path)
+    weights = list(model.state_dict().items())
+    files = {"pytorch_model-00001-of-00002.bin": dict(weights[:9])}
+    files["pytorch_model-00002-of-00002.bin"] = dict(weights[9:])
+    for name, part in files.items():
+        torch.save(part, tmp_path / name)
+    index = {"metadata": {}, "weight_map": {key: n for n, part in files.items() for key in part}}
+    (tmp_path / "pytorch_model.bin.index.json").write_text(json.dumps(index))
+    assert [file.name for file in check_weights(tmp_path)] == list(files)
+    for mine, theirs in zip(
+        load_model(tmp_path, HOST).parameters(), model.parameters(), strict=True
+    ):
+        assert torch.equal(mine, theirs)
 
 
 def test_no_pickle_is_executed(tmp_path: Path) -> None:
@@ -80,7 +106,8 @@ def test_a_bin_checkpoint_loads_with_weights_only(tmp_path: Path) -> None:
 
 
 def test_the_type_is_the_series_own_unless_another_is_asked_for(tmp_path: Path) -> None:
-    assert ModelSettings().of_series(None).dtype == "float32"
+    assert ModelSettings().of_series(None).dtype == "auto"
+    assert ModelSettings().of_series(None).exact().dtype == "float32"
     assert ModelSettings().of_series("bfloat16").dtype == "bfloat16"
     assert ModelSettings(dtype="float32").of_series("bfloat16").dtype == "float32"
     with pytest.raises(UserError, match=r"series\.dtype=float16: choose float32 or bfloat16"):
@@ -167,7 +194,7 @@ def test_there_is_one_copy_in_memory(tmp_path: Path, stored: str, read: str, mos
     ("series", "asked", "dtype"),
     [
         ("bfloat16", "auto", "bfloat16"),
-        (None, "auto", "float32"),
+        (None, "auto", "auto"),
         ("bfloat16", "float32", "float32"),
     ],
 )

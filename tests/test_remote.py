@@ -117,6 +117,15 @@ def test_steps_in_another_format_than_the_final_model(
     assert series.steps == [1, 4]
 
 
+def test_a_branch_goes_before_a_tag_of_its_name(hub: Hub, tmp_path: Path, tokenizer: Any) -> None:
+    write(tmp_path / "both", tokenizer, (1, 2))
+    first, second = tmp_path / "both" / "step1", tmp_path / "both" / "step2"
+    hub.serve(Repo("lab/both", {"step1": first, "main": second}, {"step1": second, "v1": first}))
+    refs = Lister(tmp_path / "home").refs("lab/both", "both")
+    assert refs == {name: hub.commit("lab/both", name) for name in ("step1", "main", "v1")}
+    assert refs["step1"] != refs["main"]
+
+
 def test_a_run_over_two_repositories(made: Made, hub: Hub, tmp_path: Path, tokenizer: Any) -> None:
     """A step of both is the first one's; every checkpoint comes from its own repository."""
     folder = tmp_path / "two"
@@ -133,6 +142,33 @@ def test_a_run_over_two_repositories(made: Made, hub: Hub, tmp_path: Path, token
     for checkpoint in series.checkpoints:
         with series.shelf.at_hand(checkpoint.step):
             load_model(checkpoint.path, ModelSettings(device="cpu"))
+
+
+def test_code_comes_along_and_is_run_where_it_is_trusted(
+    made: Made, hub: Hub, tmp_path: Path, tokenizer: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", tmp_path / "modules")
+    monkeypatch.syspath_prepend(tmp_path / "modules")
+    folder, ran = tmp_path / "code", tmp_path / "ran"
+    tiny_model("llama", len(tokenizer)).save_pretrained(folder / "step1")
+    config = json.loads((folder / "step1" / "config.json").read_text())
+    config["auto_map"] = {"AutoConfig": "own.Config", "AutoModelForCausalLM": "own.Model"}
+    (folder / "step1" / "config.json").write_text(json.dumps(config))
+    (folder / "step1" / "own.py").write_text(
+        "from pathlib import Path\n"
+        "from transformers import LlamaConfig, LlamaForCausalLM\n"
+        f"Path({str(ran)!r}).touch()\n"
+        "class Config(LlamaConfig): pass\n"
+        "class Model(LlamaForCausalLM): config_class = Config\n"
+    )
+    hub.serve(Repo("lab/code", {"step1": folder / "step1", "main": folder / "step1"}))
+    series = made("lab/code")
+    with series.shelf.at_hand(1):
+        (checkpoint,) = series.checkpoints
+        load_model(checkpoint.path, ModelSettings(device="cpu"))
+        assert not ran.exists()
+        load_model(checkpoint.path, ModelSettings(device="cpu", trust_remote_code=True))
+        assert ran.is_file()
 
 
 def test_weights_that_the_hub_keeps_by_chunks_come_in_one_piece(hub: Hub, tmp_path: Path) -> None:

@@ -216,6 +216,7 @@ def _tracked(config: DictConfig, settings: RunSettings, console: Console) -> Rea
         console.say(note)
     plan = _plan_of(found, chosen, context, corpus)
     outcome = _track(found, context, folder, plan, settings, console)
+    plan = _with_precision(plan, folder)
     measured = bool(outcome.measured or outcome.kept)
     if not measured:
         console.say("no checkpoint could be measured: nothing to analyze")
@@ -299,8 +300,11 @@ def _track(
             nonlocal is_told
             # Early: a killed process leaves records that can be analyzed.
             if not is_told and any((folder / "records").glob("step-*")):
-                text = json.dumps(plan, indent=1, ensure_ascii=False)
+                told = _with_precision(plan, folder)
+                text = json.dumps(told, indent=1, ensure_ascii=False)
                 store.write_text(folder / "run.json", text + "\n")
+                for note in told["notes"][len(plan["notes"]) :]:
+                    console.say(note)
                 is_told = True
             bar(done, total, what)
 
@@ -334,6 +338,16 @@ def _plan_of(
         "notes": [*found.series.remarks, *context.text.notes],
         "corpus": None if corpus is None else str(corpus),
     }
+
+
+def _with_precision(plan: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    """The same with a note on the type of the weights, where tracking chose it."""
+    from tracker import store
+    from tracker.precision import decided
+
+    found = decided(folder / store.RECORDS)
+    notes = [] if found is None or not found.why else [found.sentence()]
+    return {**plan, "notes": [*plan["notes"], *notes]}
 
 
 def _refuse_foreign(folder: Path, digest: str) -> None:

@@ -248,6 +248,8 @@ def typed(schema: Any, config: Any, where: str) -> Any:
         return OmegaConf.to_object(merged)
     except OmegaConfBaseException as error:
         first = str(error).strip().splitlines()[0]
+        if "is not a ListConfig" in first:
+            first = "give a list, such as [a, b]"
         key = getattr(error, "full_key", None) or getattr(error, "key", "")
         name = ".".join(part for part in (where, str(key or "")) if part)
         raise UserError(f"{name}: {first}") from None

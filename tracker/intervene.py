@@ -18,6 +18,7 @@ from checkpoints.series import Checkpoint, Series
 from checkpoints.shelf import BusyError
 from tracker import store
 from tracker.interventions import FOLDS, Intervention, Subject
+from tracker.precision import decided
 from tracker.probes import Context
 from tracker.provenance import is_of
 from tracker.sweep import (
@@ -165,7 +166,10 @@ class _Interventions:
         self, measurement: Measurement, plan: Plan, folder: Path, context: Context
     ) -> None:
         self.plan, self.folder, self.context = plan, folder, context
-        self.sweep = Sweep(measurement, folder, context)
+        found, settings = decided(folder / store.RECORDS), measurement.model_settings
+        # As the records are; without any nothing is decided for them.
+        settings = settings.of_series(found.dtype) if found else settings.exact()
+        self.sweep = Sweep(measurement, folder, context, settings)
         self.measurement = measurement
         run = measurement.digest()
         self.digests = {n: self._digest(run, i) for n, i in plan.interventions.items()}

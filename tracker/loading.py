@@ -23,7 +23,7 @@ class ModelSettings:
     """How checkpoints are loaded and run."""
 
     dtype: str = "auto"
-    """`auto`: as the series says, else float32."""
+    """`auto`: as the series says, else what `tracker.precision` finds."""
     device: str = "auto"
     device_map: str | None = None
     """How a model that is larger than one device is shared out over all of them."""
@@ -45,19 +45,18 @@ class ModelSettings:
             )
 
     def of_series(self, dtype: str | None) -> ModelSettings:
-        """The same with `auto` replaced by the series' own type, float32 where it has none.
+        """The same with `auto` replaced by the series' own type, where it has one.
 
         Raises:
             UserError: The series names a type that does not exist.
         """
         if dtype not in (None, *DTYPES):
             raise UserError(f"series.dtype={dtype}: choose {' or '.join(DTYPES)}")
-        return replace(self, dtype=dtype or "float32") if self.dtype == "auto" else self
+        return replace(self, dtype=dtype) if dtype and self.dtype == "auto" else self
 
-    @property
-    def precision(self) -> str:
-        """Name of the weights' type in memory."""
-        return "float32" if self.dtype == "auto" else self.dtype
+    def exact(self) -> ModelSettings:
+        """The same in float32 where the type is open."""
+        return replace(self, dtype="float32") if self.dtype == "auto" else self
 
     def placed(self, shard: int) -> ModelSettings:
         """The same for one of several processes: shard `s` takes GPU `s mod count` of the visible.
@@ -103,7 +102,10 @@ def load_model(folder: Path, settings: ModelSettings) -> Any:
     logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # ours counts checkpoints
     logging.set_verbosity_error()  # type: ignore[no-untyped-call]  # we refuse what it reports
     remote = settings.trust_remote_code
-    config = AutoConfig.from_pretrained(folder, trust_remote_code=remote)
+    try:
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=remote)
+    except Exception as error:  # any, where the repository's own code reads it
+        raise CheckpointError(f"the config cannot be read ({_first_line(error)})") from error
     anatomy_of(config.to_dict())
     if settings.device_map is not None:
         _require_accelerate(settings.device_map)
@@ -113,7 +115,7 @@ def load_model(folder: Path, settings: ModelSettings) -> Any:
             loaded: Any = AutoModelForCausalLM.from_pretrained(
                 folder,
                 config=config,
-                dtype=getattr(torch, settings.precision),
+                dtype=getattr(torch, settings.exact().dtype),
                 device_map=settings.device_map,
                 attn_implementation="eager",
                 output_loading_info=True,
@@ -121,8 +123,7 @@ def load_model(folder: Path, settings: ModelSettings) -> Any:
                 trust_remote_code=remote,
             )
     except Exception as error:  # damage shows as any of a dozen types, all of them this one's fault
-        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise CheckpointError(f"the weights cannot be loaded ({first[:200]})") from error
+        raise CheckpointError(f"the weights cannot be loaded ({_first_line(error)})") from error
     model, info = loaded
     _refuse_incomplete(info)
     if settings.device_map is None:
@@ -131,6 +132,10 @@ def load_model(folder: Path, settings: ModelSettings) -> Any:
     for name, weight in model.named_parameters():
         refuse_infinite(name, weight)
     return model.eval().requires_grad_(False)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
 
 
 def count_parameters(folder: Path, trust_remote_code: bool = False) -> int:

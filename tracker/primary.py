@@ -100,8 +100,12 @@ def _kept(folder: Path, measurement: Measurement) -> Choice | None:
 
 def _measured(measurement: Measurement, progress: Progress | None) -> Choice:
     """By bits per byte, checkpoint after checkpoint until one is formed."""
-    probes = {"performance": Performance()}
-    sweep = Sweep(replace(measurement, probes=probes, concept_table=()), Path())
+    plain = replace(
+        measurement,
+        probes={"performance": Performance()},
+        concept_table=(),
+    )
+    sweep = Sweep(plain, Path(), settings=measurement.model_settings.exact())
     looked_at: list[int] = []
     readable: list[tuple[int, _Levels]] = []
     last_error = "the series is empty"

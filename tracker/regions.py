@@ -61,7 +61,7 @@ class RegionIndices:
 
 
 def highest(importance: Tensor, k: int) -> Ints:
-    """Flat indices of the `k` highest, ascending; zeros are left out, ties go to the lower index."""
+    """Flat indices of the `k` highest, ascending; no zeros, and ties go to the lower index."""
     return _top(importance.flatten(), k, least=0.0)
 
 

@@ -28,6 +28,7 @@ from tracker.loading import ModelSettings
 from tracker.model import LanguageModel, anatomy_of
 from tracker.one_pass import one_pass
 from tracker.positions import ConceptIndex, index_concepts
+from tracker.precision import choose, decide, decided
 from tracker.probes import Context, Probe
 from tracker.provenance import (
     DigestsAhead,
@@ -81,7 +82,7 @@ class Measurement:
             "primary": self.primary,
             "text": repr(self.text_settings),
             "probes": {name: repr(probe) for name, probe in sorted(self.probes.items())},
-            "dtype": self.model_settings.precision,
+            "dtype": self.model_settings.dtype,
             "seed": self.seed,
             "positions": [self.least_positions, self.most_positions],
             "longest": self.longest,
@@ -178,14 +179,27 @@ class Sweep:
     """State shared by the checkpoints of one process: the text is tokenised once, when needed."""
 
     def __init__(
-        self, measurement: Measurement, folder: Path, context: Context | None = None
+        self,
+        measurement: Measurement,
+        folder: Path,
+        context: Context | None = None,
+        settings: ModelSettings | None = None,
     ) -> None:
+        """Take over what is measured.
+
+        Args:
+            measurement: What to measure.
+            folder: Of the records.
+            context: The text, where it is made already.
+            settings: How checkpoints are loaded; by default as the measurement says.
+        """
         self.measurement, self.folder = measurement, folder
+        self._settings = measurement.model_settings if settings is None else settings
         self.reference = common_shape(measurement.series)
         self._context = context
         self._text_digest = text_digest(measurement.documents)
         self._tested = False
-        self._loader = Loader(measurement.model_settings)
+        self._loader: Loader | None = None
         self._digests = DigestsAhead()
 
     @property
@@ -232,15 +246,37 @@ class Sweep:
         """A checkpoint that has the series' shape and tokenizer; the first one is self-tested."""
         _check_tokenizer(checkpoint, self.measurement)
         _check_shape(checkpoint, self.reference)
-        model = self._loader.load(checkpoint.path)
+        if self._loader is None:
+            self._loader = Loader(self._settled(checkpoint))
+        model = self._fitting(self._loader.load(checkpoint.path))
+        if not self._tested:
+            self._self_test(model)
+            self._tested = True
+        return model
+
+    def _settled(self, checkpoint: Checkpoint) -> ModelSettings:
+        """The settings with a type that holds for all records of the folder."""
+        settings = self._settings
+        if settings.dtype != "auto":
+            return settings
+        found = decided(self.folder)
+        if found is None:
+            model = self._fitting(Loader(replace(settings, dtype="float32")).load(checkpoint.path))
+            self._self_test(model)
+            probes = usable_probes(self.measurement.probes, self.context)
+            found = decide(self.folder, choose(model, self.context, probes, settings.batch_tokens))
+        return replace(settings, dtype=found.dtype)
+
+    def _fitting(self, model: LanguageModel) -> LanguageModel:
+        """The same, if it has an entry for every token."""
         entries, needed = model.unembedding.shape[0], self.context.text.vocabulary
         if entries < needed:
             raise CheckpointError(f"the vocabulary has {entries} entries, the tokenizer {needed}")
-        if not self._tested:
-            first = torch.from_numpy(self.context.text.rows[0].ids)[None]
-            model.self_test(first.to(model.device))
-            self._tested = True
         return model
+
+    def _self_test(self, model: LanguageModel) -> None:
+        first = torch.from_numpy(self.context.text.rows[0].ids)[None]
+        model.self_test(first.to(model.device))
 
     def measure(
         self, model: LanguageModel, languages: Container[int] | None = None
@@ -328,7 +364,7 @@ class Sweep:
                 "config_sha256": m.digest(),
                 "text_sha256": self._text_digest,
                 "tokenizer_sha256": m.tokenizer_digest,
-                "dtype": m.model_settings.precision,
+                "dtype": str(model.unembedding.dtype).removeprefix("torch."),
                 "device": str(model.device.type),
                 "seed": m.seed,
                 "primary": m.primary,

@@ -1,0 +1,143 @@
+"""The type of the weights: bfloat16 where it changes nothing, once for all records of a folder."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pytest
+import torch
+from conftest import tiny_model
+from test_sweep import measurement
+
+from tracker import precision, store
+from tracker.loading import ModelSettings
+from tracker.model import LanguageModel
+from tracker.precision import FILE, Precision, choose, decide, decided, hindrance
+from tracker.probes import Context, Probe
+from tracker.probes.importance import Importance
+from tracker.probes.lape import Lape
+from tracker.probes.performance import Performance
+from tracker.probes.working_language import WorkingLanguage
+from tracker.sweep import track
+
+PROBES: dict[str, Probe] = {
+    "performance": Performance(), "lape": Lape(), "importance": Importance(),
+    "working_language": WorkingLanguage(),
+}  # fmt: skip
+
+
+@pytest.fixture
+def fast(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a processor that multiplies in bfloat16, with models of any size."""
+    monkeypatch.setattr(precision, "LEAST_WIDTH", 1)
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": True}, raising=False)
+
+
+@pytest.mark.usefixtures("fast")
+def test_bfloat16_is_taken_where_it_agrees(context: Context) -> None:
+    model = LanguageModel.of(tiny_model("gpt_neox", context.text.vocabulary, scale=1.0))
+    found = choose(model, context, PROBES, 300)
+    assert found.dtype == "bfloat16"
+    assert "agrees with float32 (loss 0.0" in found.why
+    assert "important units" in found.why
+    assert "working language" in found.why
+    assert model.unembedding.dtype == torch.bfloat16
+
+
+def offset(model: Any) -> None:
+    """A part of the stream that the norms take away, and beside which bfloat16 sees nothing."""
+    model.gpt_neox.embed_in.weight += 300.0
+
+
+def dead(model: Any) -> None:
+    """The activations of one layer lie around 0, by rounding only."""
+    first = model.gpt_neox.layers[0].mlp.dense_h_to_4h
+    first.bias.copy_(-100.0 * first.weight.sum(1))
+    model.gpt_neox.layers[0].post_attention_layernorm.bias += 100.0
+
+
+@pytest.mark.usefixtures("fast")
+@pytest.mark.parametrize(("plant", "what"), [(offset, "loss"), (dead, "activation probability")])
+def test_a_difference_is_said_and_float32_stays(
+    plant: Callable[[Any], None], what: str, context: Context
+) -> None:
+    model = tiny_model("gpt_neox", context.text.vocabulary)
+    with torch.no_grad():
+        plant(model)
+    found = choose(LanguageModel.of(model), context, PROBES, 300)
+    assert found.dtype == "float32"
+    assert f"{what} differs by" in found.why
+
+
+def test_bfloat16_is_not_tried_without_gain(
+    context: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = LanguageModel.of(tiny_model("llama", context.text.vocabulary))
+    assert hindrance(model) == "a model this small (dimension 16) gains nothing from bfloat16"
+    monkeypatch.setattr(precision, "LEAST_WIDTH", 1)
+    monkeypatch.setattr(torch.cpu, "get_capabilities", dict, raising=False)
+    assert hindrance(model) == "this machine is not faster in bfloat16"
+    assert choose(model, context, PROBES, 300).dtype == "float32"
+    assert model.unembedding.dtype == torch.float32
+
+
+@pytest.mark.parametrize("links", [True, False])
+def test_the_first_decision_holds(
+    links: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not links:
+        monkeypatch.setattr(precision.os, "link", no_link)
+    first, second = Precision("bfloat16", "first"), Precision("float32", "second")
+    assert decided(tmp_path / "records") is None
+    assert decide(tmp_path / "records", first) == first
+    assert decide(tmp_path / "records", second) == first
+    assert decided(tmp_path / "records") == first
+    assert [p.name for p in (tmp_path / "records").iterdir()] == [FILE]
+
+
+def no_link(*_: Any) -> None:
+    raise PermissionError
+
+
+@pytest.mark.usefixtures("fast")
+def test_all_records_of_a_folder_have_one_type(
+    series_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    series = Path(shutil.copytree(series_folder, tmp_path / "series"))
+    m = measurement(series)
+    assert m.model_settings == ModelSettings()
+    track(m, tmp_path / "out", shard=0, shards=2)
+    kept = decided(tmp_path / "out")
+    assert kept is not None
+    monkeypatch.setattr(precision, "LEAST_WIDTH", 10**6)  # as another machine, which would not
+    track(m, tmp_path / "out", shard=1, shards=2)
+    assert decided(tmp_path / "out") == kept
+    types = {store.read_attributes(p)["dtype"] for p in (tmp_path / "out").glob("step-*.h5")}
+    assert types == {kept.dtype} == {"bfloat16"}
+    (tmp_path / "out" / FILE).write_text("{")
+    assert decided(tmp_path / "out") == Precision("bfloat16")
+
+
+def test_a_given_type_is_taken_as_it_is(series_folder: Path, tmp_path: Path) -> None:
+    left_open, exact = (
+        replace(measurement(series_folder), model_settings=ModelSettings(dtype=dtype))
+        for dtype in ("auto", "float32")
+    )
+    assert exact.digest() != left_open.digest()
+    track(left_open, tmp_path / "open")
+    track(exact, tmp_path / "exact")
+    assert not (tmp_path / "exact" / FILE).exists()
+    assert json.loads((tmp_path / "open" / FILE).read_text())["dtype"] == "float32"
+    records = sorted((tmp_path / "open").glob("step-*.h5"))
+    assert records
+    for record in records:
+        with h5py.File(record) as mine, h5py.File(tmp_path / "exact" / record.name) as known:
+            assert mine.attrs["dtype"] == known.attrs["dtype"] == "float32"
+            np.testing.assert_array_equal(mine["performance/nll"], known["performance/nll"])

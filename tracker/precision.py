@@ -1,0 +1,167 @@
+"""The type that a run's weights are read in: bfloat16 where it is fast and changes nothing.
+
+With `model.dtype=auto` the first checkpoint is read in both types, on a part of the text, and
+bfloat16 is taken where what is measured agrees within the bounds below. What was decided stands in
+the folder of the records and holds for all of them, whichever machine measures the rest.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from tracker import store
+from tracker.model import LanguageModel
+from tracker.one_pass import one_pass
+from tracker.probes import Context, Probe
+
+FILE = "precision.json"
+LEAST_WIDTH = 256
+"""Model dimension below which overhead takes the time, and float32 costs nothing."""
+PART = frozenset({0})
+"""Folds of the text that are read in both types."""
+
+LOSS, ACTIVITY, OVERLAP, SHARE = 0.01, 0.005, 0.95, 0.02
+"""Bounds: nats per token of every language; mean difference of a unit's activation probability;
+share of the most important units that are the same; working language of every layer."""
+
+
+@dataclass(frozen=True)
+class Precision:
+    """What was decided."""
+
+    dtype: str
+    why: str = ""
+    """Empty where the type was given."""
+
+    def sentence(self) -> str:
+        """For the console and the report."""
+        return f"weights are read in {self.dtype}: {self.why}"
+
+
+def decided(records: Path) -> Precision | None:
+    """What holds for a folder of records; None where nothing was decided yet."""
+    try:
+        found = json.loads((records / FILE).read_text(encoding="utf-8"))
+        return Precision(str(found["dtype"]), str(found["why"]))
+    except (OSError, ValueError, KeyError, TypeError):
+        pass
+    for record in sorted(records.glob("step-*.h5"))[:1]:
+        return Precision(str(store.read_attributes(record)["dtype"]))
+    return None
+
+
+def decide(records: Path, found: Precision) -> Precision:
+    """Write it down, unless another process was faster: then its decision holds."""
+    records.mkdir(parents=True, exist_ok=True)
+    text = json.dumps(asdict(found)) + "\n"
+    draft = records / f".{FILE}.{socket.gethostname()}.{os.getpid()}"
+    draft.write_text(text, encoding="utf-8")
+    try:
+        os.link(draft, records / FILE)  # whole at once, and never over another's
+    except FileExistsError:
+        pass
+    except OSError:  # a disk that cannot link
+        with suppress(FileExistsError), (records / FILE).open("x", encoding="utf-8") as out:
+            out.write(text)
+    finally:
+        draft.unlink(missing_ok=True)
+    return decided(records) or found
+
+
+def hindrance(model: LanguageModel) -> str | None:
+    """Why bfloat16 is not tried; None where it is."""
+    width = model.unembedding.shape[1]
+    if width < LEAST_WIDTH:
+        return f"a model this small (dimension {width}) gains nothing from bfloat16"
+    if model.device.type == "cuda":
+        fast = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        told: Mapping[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()  # a new function
+        fast = bool(told.get("avx512_bf16") or told.get("amx_bf16"))
+    return None if fast else "this machine is not faster in bfloat16"
+
+
+def choose(
+    model: LanguageModel, context: Context, probes: Mapping[str, Probe], batch_tokens: int
+) -> Precision:
+    """Measure a part of the text in float32 and in bfloat16; `model` is in the latter afterwards.
+
+    Args:
+        model: The first checkpoint, in float32.
+        context: The text.
+        probes: Those of the run by name; what they would find is compared.
+        batch_tokens: Tokens per batch.
+    """
+    why_not = hindrance(model)
+    if why_not is not None:
+        return Precision("float32", why_not)
+    full = _measure(model, context, probes, batch_tokens)
+    model.model.to(torch.bfloat16)
+    half = _measure(model, context, probes, batch_tokens)
+    told, beyond = [], []
+    for what, difference, bound in _differences(full, half):
+        told.append(f"{what} {difference:.4f}")
+        if not difference <= bound:
+            beyond.append(f"{what} differs by {difference:.4f}, more than {bound:g}")
+    if beyond:
+        return Precision("float32", f"in bfloat16 {'; '.join(beyond)}")
+    agreement = ", ".join(told)
+    return Precision("bfloat16", f"on a first checkpoint it agrees with float32 ({agreement})")
+
+
+_COMPARED = ("performance", "lape", "importance", "working_language")
+
+
+def _measure(
+    model: LanguageModel, context: Context, probes: Mapping[str, Probe], batch_tokens: int
+) -> dict[str, Any]:
+    chosen = {name: probes[name] for name in _COMPARED if name in probes}
+    found = one_pass(model, context, list(chosen.values()), batch_tokens, folds=PART)
+    return {name: sums.result() for name, sums in zip(chosen, found, strict=True)}
+
+
+def _differences(
+    full: Mapping[str, Any], half: Mapping[str, Any]
+) -> Iterator[tuple[str, float, float]]:
+    """(what, how much the two differ at most, bound)."""
+    yield "loss", _most(_loss(full["performance"]) - _loss(half["performance"])), LOSS
+    if "lape" in full:
+        change = _activity(full["lape"]) - _activity(half["lape"])
+        yield "activation probability", float(np.abs(change).mean()), ACTIVITY
+    if "importance" in full:
+        same = full["importance"].important & half["importance"].important
+        share = same.sum((1, 2)) / np.maximum(full["importance"].important.sum((1, 2)), 1)
+        yield "important units", float(1 - share.min()), 1 - OVERLAP
+    if "working_language" in full:
+        change = full["working_language"].share - half["working_language"].share
+        if np.isfinite(full["working_language"].share).any():
+            yield "working language", _most(change), SHARE
+
+
+def _loss(found: Any) -> NDArray[np.float64]:
+    """[language] nats per token."""
+    languages = dict.fromkeys(found.document_language)
+    rows = [found.document_language == language for language in languages]
+    return np.array([found.nll[r].sum() / max(found.token_count[r].sum(), 1) for r in rows])
+
+
+def _activity(found: Any) -> NDArray[np.float64]:
+    """[layer, unit, language] activation probability."""
+    probability: NDArray[np.float64] = found.activation_count / np.maximum(found.tokens, 1)
+    return probability
+
+
+def _most(change: NDArray[np.float64]) -> float:
+    """Largest difference, of what is a number in both."""
+    return float(np.abs(change[np.isfinite(change)]).max(initial=0.0))
