@@ -25,28 +25,27 @@ Arms take turns within a round; ratios are those of one round.
 from __future__ import annotations
 
 import argparse
-import gc
 import json
-import os
-import platform
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from functools import cached_property, reduce
-from importlib import import_module, metadata, util
+from dataclasses import asdict, dataclass
+from functools import cached_property, partial, reduce
+from importlib import import_module, util
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from shapes import SHAPES, context, make
+from shapes import SHAPES, context, make, tokenizer
+from timing import CLOCKS, against, machine, rounds, spread, table
 from torch import Tensor
 from torch.nn import functional
 from transformers import AutoModelForCausalLM
 
+from tracker.documents import from_programs
 from tracker.loading import ModelSettings
 from tracker.model import Anatomy, anatomy_of
 from tracker.one_pass import one_pass
@@ -64,13 +63,18 @@ from tracker.text import Batch
 
 Values = NDArray[Any]
 Found = dict[str, Values]
-BATCH = 4096
+See = Callable[[int, Tensor], None]
+"""Takes a layer and what was seen there."""
+Wanted = Mapping[str, Sequence[See]]
+BATCH = 1024
+"""Tokens of a batch. Of a short text a quarter is then padding, which the peers unembed: about as
+much as of 20,000 tokens per language in batches of 4096."""
 BASE_POSITIONS = 400
 OURS = "this project"
 METRICS = ("count", "loss", "language", "document", "importance", "score", "evidence")
 TOLERANCE = {
     "count": 1e-4, "loss": 1e-4, "language": 1e-4, "document": 1e-4, "importance": 1e-3,
-    "score": 1e-3, "evidence": 1e-3,
+    "score": 1e-3, "base": 1e-3, "evidence": 1e-3,
 }  # fmt: skip
 """Largest `sum |theirs - ours| / sum |ours|`. An activation within rounding of 0 may count or not,
 so that single counts may differ by a token."""
@@ -253,6 +257,9 @@ JOBS = (
     ),
 )  # fmt: skip
 RELOAD_TARGET = 10.0
+CACHE = "TransformerLens, its cache"
+LOADED = f"{OURS}, with its load"
+RELOAD = "reload per metric"
 
 
 @dataclass(frozen=True)
@@ -408,7 +415,7 @@ class TransformerLens:
         sums.divide(self.ends)
 
     @staticmethod
-    def _hook(layer: int, name: str, see: Callable[[int, Tensor], None]) -> tuple[str, Any]:
+    def _hook(layer: int, name: str, see: See) -> tuple[str, Any]:
         return f"blocks.{layer}.{name}", lambda tensor, hook: see(layer, tensor)
 
 
@@ -467,9 +474,9 @@ class NNsight:
                 sums.see_means(i + 1, h)
                 sums.see_positions(h)
             loss = sums.see_logits(model.output.logits)
-            with loss.backward():
+            with loss.backward():  # type: ignore[no-untyped-call]
                 for i in range(len(units) - 1, -1, -1):
-                    sums.see_slope(i, units[i], units[i].grad)
+                    sums.see_slope(i, units[i], cast(Tensor, units[i].grad))
         sums.lens(self.ends)
         sums.divide(self.ends)
 
@@ -512,10 +519,10 @@ def one_metric(model: Any, row: Anatomy, metric: str, sums: Sums, place: Place, 
             u.requires_grad_(True)
         units.append(u)
 
-    hidden: list[Callable[[int, Tensor], None]] = []
+    hidden: list[See] = []
     hidden += [sums.see_means] * (metric in ("language", "document"))
     hidden += [lambda _layer, h: sums.see_positions(h)] * (metric in ("score", "evidence"))
-    wanted = {
+    wanted: Wanted = {
         "hidden": hidden,
         "activation": [sums.see_active] * (metric == "count"),
         "unit": [unit] * (metric == "importance")
@@ -529,7 +536,7 @@ def one_metric(model: Any, row: Anatomy, metric: str, sums: Sums, place: Place, 
             use_cache=False,
             logits_to_keep=0 if scored else 1,
         ).logits
-        loss = sums.see_logits(logits) if scored else None
+        loss = sums.see_logits(logits) if scored else logits.sum()
     if metric == "importance":
         for i, slope in enumerate(torch.autograd.grad(loss, units)):
             sums.see_slope(i, units[i], slope)
@@ -540,14 +547,12 @@ def one_metric(model: Any, row: Anatomy, metric: str, sums: Sums, place: Place, 
 
 
 @contextmanager
-def watched(
-    model: Any, row: Anatomy, wanted: Mapping[str, Sequence[Callable[[int, Tensor], None]]]
-) -> Iterator[None]:
+def watched(model: Any, row: Anatomy, wanted: Wanted) -> Iterator[None]:
     """Hooks that hand each layer's hidden state, activation and unit to functions."""
     blocks = list(model.get_submodule(row.blocks))
     handles: list[Any] = []
 
-    def after(module: Any, layer: int, see: Callable[[int, Tensor], None]) -> None:
+    def after(module: Any, layer: int, see: See) -> None:
         handles.append(module.register_forward_hook(lambda _m, _i, out: see(layer, out)))
 
     for see in wanted["hidden"]:
@@ -577,8 +582,11 @@ def watched(
             handle.remove()
 
 
-class Floor:
-    """What any of them has to do: the forward (`whole`: and the activations' gradients) alone."""
+class Alone:
+    """The forward (`whole`: and the activations' gradients) as transformers does it, and no more.
+
+    No lower bound: this project never holds all logits, and leaves out what is not scored.
+    """
 
     def __init__(self, setting: Setting) -> None:
         load: Any = AutoModelForCausalLM.from_pretrained
@@ -595,7 +603,7 @@ class Floor:
             units.append(u)
 
         whole = job.name == "whole"
-        wanted = {"hidden": [], "activation": [], "unit": [unit] * whole}
+        wanted: Wanted = {"hidden": [], "activation": [], "unit": [unit] * whole}
         for place in self.setting.work.places:
             units.clear()
             with torch.set_grad_enabled(whole), watched(self.model, self.setting.row, wanted):
@@ -623,6 +631,8 @@ def agree(ours: Found, theirs: Found, work: Work) -> dict[str, float]:
     Raises:
         AssertionError: One is above `TOLERANCE`.
     """
+    missing = set(TOLERANCE) & set(ours) - set(theirs)
+    assert not missing, f"not measured: {missing}"
     theirs = dict(theirs)
     if "language" in ours:
         text = work.text
@@ -635,13 +645,11 @@ def agree(ours: Found, theirs: Found, work: Work) -> dict[str, float]:
         sums = np.einsum("cd,dlw->clw", averaged, theirs["language"])
         theirs["language"] = sums / (averaged @ tokens)[:, None, None]
         theirs["document"] = theirs["document"][ours["kept"]]
-        known = np.isfinite(ours["score"])
-        theirs["score"] = np.where(known, theirs["score"], np.nan)
-    error = {
-        name: float(np.nansum(np.abs(theirs[name] - ours[name])) / np.nansum(np.abs(ours[name])))
-        for name in TOLERANCE
-        if name in ours
-    }
+    error = {}
+    for name in [name for name in TOLERANCE if name in ours]:
+        known = np.isfinite(ours[name])  # empty token sets score -inf
+        mine, other = ours[name][known], theirs[name][known]
+        error[name] = float(np.abs(other - mine).sum() / np.abs(mine).sum())
     wrong = {name: e for name, e in error.items() if not e <= TOLERANCE[name]}
     assert not wrong, f"not the same numbers: {wrong}"
     return error
@@ -650,34 +658,51 @@ def agree(ours: Found, theirs: Found, work: Work) -> dict[str, float]:
 # Timing.
 
 
-@dataclass
 class Arm:
-    """One way of doing a job, and the seconds it took in each round."""
+    """One way of doing a job: notes its processor time, and its first result for comparison."""
 
-    name: str
-    work: Callable[[], Any]
-    beside: str = OURS
-    """The arm that ratios are taken to."""
-    target: float | None = None
-    wall: list[float] = field(default_factory=list)
-    cpu: list[float] = field(default_factory=list)
+    def __init__(self, work: Callable[[], Any]) -> None:
+        self.work = work
+        self.cpu: list[float] = []
+        self.first: Any = None
 
-    def run(self) -> Any:
+    def __call__(self) -> None:
         """Once."""
-        gc.collect()
-        wall, cpu = time.perf_counter(), time.process_time()
+        start = time.process_time()
         result = self.work()
-        self.cpu.append(time.process_time() - cpu)
-        self.wall.append(time.perf_counter() - wall)
-        return result
+        self.cpu.append(time.process_time() - start)
+        if len(self.cpu) == 1:
+            self.first = result
 
 
-def installed(package: str) -> bool:
-    """Whether a peer is there; says so where it is not."""
-    if util.find_spec(package) is not None:
-        return True
-    print(f"{package} is not installed and left out")
-    return False
+@dataclass(frozen=True)
+class Row:
+    """One arm of one job. Ratios are within rounds, to the arm `beside`."""
+
+    job: str
+    arm: str
+    beside: str
+    wall: list[float]
+    cpu: list[float]
+    wall_ratio: list[float]
+    cpu_ratio: list[float]
+    target: float | None
+
+    def cells(self) -> list[str]:
+        """As the table has them."""
+        own = self.arm == self.beside
+        return [
+            self.job,
+            self.arm,
+            f"{spread(self.wall)} s",
+            "" if own else spread(self.wall_ratio),
+            f"{spread(self.cpu)} s",
+            "" if own else spread(self.cpu_ratio),
+            "" if self.target is None else f"{self.target:g}",
+        ]
+
+
+HEADS = ("job", "", "wall", "times ours", "CPU", "times ours", "target")
 
 
 class Bench:
@@ -687,157 +712,99 @@ class Bench:
         self.setting, self.ours = setting, Ours(setting)
         self.peers: dict[str, Any] = {}
         if installed(TransformerLens.package):
-            self.peers["TransformerLens, hooks"] = TransformerLens(setting)
-            self.peers["TransformerLens, cache"] = TransformerLens(setting, cached=True)
+            self.peers["TransformerLens"] = TransformerLens(setting)
+            self.peers[CACHE] = TransformerLens(setting, cached=True)
         if installed(NNsight.package):
             self.peers["nnsight"] = NNsight(setting)
-        self.floor, self.reload = Floor(setting), Reload(setting)
+        self.alone, self.reload = Alone(setting), Reload(setting)
 
-    def arms(self, job: Job) -> list[Arm]:
-        """This project first."""
-        found = [Arm(OURS, lambda: self.ours.run(job))]
+    def arms(self, job: Job) -> dict[str, Arm]:
+        """By name."""
+        whole = job.name == "whole"
+        found = {OURS: Arm(lambda: self.ours.run(job))}
         for name, peer in self.peers.items():
-            if job.name == "counts" or name != "TransformerLens, cache":
-                found.append(Arm(name, lambda peer=peer: peer(job), target=job.target))
-        found.append(Arm("the model alone", lambda: self.floor(job)))
-        if job.name == "whole":
-            loaded = f"{OURS}, with its load"
-            found.append(Arm(loaded, lambda: self.ours.run(job, load=True)))
-            reload = Arm("reload per metric", lambda: self.reload(job), loaded, RELOAD_TARGET)
-            found.append(reload)
+            if not (whole and name == CACHE):
+                found[name] = Arm(partial(peer, job))
+        found["transformers alone"] = Arm(lambda: self.alone(job))
+        if whole:
+            found[LOADED] = Arm(lambda: self.ours.run(job, load=True))
+            found[RELOAD] = Arm(lambda: self.reload(job))
         return found
 
-    def measure(self, job: Job, rounds: int) -> tuple[list[Arm], dict[str, dict[str, float]]]:
-        """Rounds of all arms after one that is dropped; that one's results are compared."""
+    def run(self, job: Job, count: int) -> tuple[list[Row], dict[str, dict[str, float]]]:
+        """A row per arm, and how far each peer's sums are from ours."""
         arms = self.arms(job)
-        results = {arm.name: arm.run() for arm in arms}
-        ours = self.ours.found(job, results[OURS])
+        wall = rounds(arms, count, CLOCKS["wall"])
+        cpu = {name: arm.cpu[1:] for name, arm in arms.items()}
+        rows = []
+        for name in arms:
+            beside = LOADED if name in (LOADED, RELOAD) else OURS
+            target = RELOAD_TARGET if name == RELOAD else job.target
+            rows.append(
+                Row(
+                    job.name, name, beside, wall[name], cpu[name],
+                    against(wall[name], wall[beside]), against(cpu[name], cpu[beside]),
+                    target if name in (RELOAD, *self.peers) else None,
+                )
+            )  # fmt: skip
+        ours = self.ours.found(job, arms[OURS].first)
         error = {
-            name: agree(ours, result, self.setting.work)
-            for name, result in results.items()
-            if isinstance(result, dict) and result
+            name: agree(ours, arm.first, self.setting.work)
+            for name, arm in arms.items()
+            if name in (RELOAD, *self.peers)
         }
-        results.clear()
-        for arm in arms:
-            arm.wall.clear()
-            arm.cpu.clear()
-        for turn in range(rounds):
-            # Nobody is always the first or behind the same one.
-            for arm in arms[turn % len(arms) :] + arms[: turn % len(arms)]:
-                arm.run()
-        return arms, error
+        return rows, error
 
 
-def spread(values: Sequence[float]) -> dict[str, float]:
-    """Median and range."""
-    return {"median": float(np.median(values)), "low": min(values), "high": max(values)}
-
-
-def report(arms: Sequence[Arm]) -> dict[str, dict[str, Any]]:
-    """Seconds of every arm, and their ratio to this project's within each round."""
-    by = {arm.name: arm for arm in arms}
-    found: dict[str, dict[str, Any]] = {}
-    for arm in arms:
-        other = by[arm.beside]
-        found[arm.name] = {
-            "wall_s": spread(arm.wall),
-            "cpu_s": spread(arm.cpu),
-            "beside": arm.beside,
-            "wall_ratio": spread([a / b for a, b in zip(arm.wall, other.wall, strict=True)]),
-            "cpu_ratio": spread([a / b for a, b in zip(arm.cpu, other.cpu, strict=True)]),
-            "target": arm.target,
-        }
-    return found
-
-
-def table(found: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
-    """Lines of Markdown."""
-    yield "| | wall, s | times this project's | CPU, s | times this project's | target |"
-    yield "| --- | --- | --- | --- | --- | --- |"
-    for name, row in found.items():
-        cells = [
-            f"{row[k]['median']:.2f} ({row[k]['low']:.2f} to {row[k]['high']:.2f})"
-            for k in ("wall_s", "wall_ratio", "cpu_s", "cpu_ratio")
-        ]
-        target = "" if row["target"] is None else f"{row['target']:g}"
-        yield f"| {name} | {' | '.join(cells)} | {target} |"
-
-
-def machine() -> dict[str, Any]:
-    """What it ran on."""
-    cpus = Path("/proc/cpuinfo")
-    text = cpus.read_text(encoding="utf-8") if cpus.exists() else ""
-    models = [line.split(":", 1)[1].strip() for line in text.splitlines() if "model name" in line]
-    return {
-        "cpu": models[0] if models else platform.processor(),
-        "cores": os.cpu_count(),
-        "threads": torch.get_num_threads(),
-        "load": os.getloadavg()[0],
-        "system": platform.platform(),
-    }
-
-
-def versions() -> dict[str, str]:
-    """Of what is there."""
-    names = ("torch", "transformers", "transformer-lens", "nnsight")
-    found = {"python": platform.python_version()}
-    for name in names:
-        try:
-            found[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
-    return found
-
-
-def settings() -> argparse.Namespace:
-    """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
-    parser.add_argument("--shape", choices=SHAPES, default="pythia-70m")
-    parser.add_argument("--tokens", type=int, default=1000, help="per language")
-    parser.add_argument("--languages", type=int, default=2, help="at most 5")
-    parser.add_argument("--rounds", type=int, default=3, help="measured, after one dropped")
-    parser.add_argument("--out", type=Path, help="a JSON file with everything")
-    return parser.parse_args()
-
-
-def main() -> None:
-    """Measure, print, store."""
-    chosen = settings()
-    work = Work(context(chosen.tokens, chosen.languages))
-    stored: dict[str, Any] = {
-        "machine": machine(),
-        "versions": versions(),
-        "shape": chosen.shape,
-        "tokens": work.text.tokens().tolist(),
-        "padded": sum(p.batch.ids.numel() for p in work.places),
-        "positions": len(work.index.positions),
-        "rounds": chosen.rounds,
-        "jobs": {},
-    }
-    with tempfile.TemporaryDirectory() as scratch:
-        save(chosen.shape, Path(scratch))
-        bench = Bench(Setting(Path(scratch), work, SHAPES[chosen.shape]))
-        for job in JOBS:
-            arms, error = bench.measure(job, chosen.rounds)
-            found = report(arms)
-            stored["jobs"][job.name] = {"arms": found, "difference": error}
-            print(f"\n{job.name}: {', '.join(job.metrics)}\n", *table(found), sep="\n")
-            worst = {m: max(e[m] for e in error.values()) for m in next(iter(error.values()))}
-            print("\nlargest difference:", ", ".join(f"{m} {e:.1e}" for m, e in worst.items()))
-    print("\n" + json.dumps({k: v for k, v in stored.items() if k != "jobs"}))
-    if chosen.out:
-        chosen.out.write_text(json.dumps(stored, indent=1) + "\n", encoding="utf-8")
+def installed(package: str) -> bool:
+    """Whether a peer is there; says so where it is not."""
+    if util.find_spec(package) is not None:
+        return True
+    print(f"{package} is not installed and left out\n")
+    return False
 
 
 def save(shape: str, folder: Path) -> None:
     """A checkpoint with a tokenizer, which the peers load although none is used."""
-    from shapes import tokenizer
-
-    from tracker.documents import from_programs
-
     make(shape).save_pretrained(folder)
     documents = tuple(d for d in from_programs().documents if d.language == "python")[:100]
     tokenizer(documents).save_pretrained(folder)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Print a table, and write the numbers where they are asked for."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--shape", choices=SHAPES, default="pythia-70m")
+    parser.add_argument("--tokens", type=int, default=800, help="per language")
+    parser.add_argument("--languages", type=int, default=2)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--out", type=Path)
+    given = parser.parse_args(arguments)
+    work = Work(context(given.tokens, given.languages))
+    rows, error = [], {}
+    with tempfile.TemporaryDirectory() as scratch:
+        save(given.shape, Path(scratch))
+        bench = Bench(Setting(Path(scratch), work, SHAPES[given.shape]))
+        for job in JOBS:
+            more, error[job.name] = bench.run(job, given.rounds)
+            rows += more
+    print(table(HEADS, [row.cells() for row in rows]))
+    for name, errors in error.items():
+        worst = {m: max(e[m] for e in errors.values()) for e in errors.values() for m in e}
+        said = ", ".join(f"{m} {e:.0e}" for m, e in worst.items())
+        if errors:
+            print(f"\n{name}: largest relative difference of the sums: {said}")
+    if given.out is not None:
+        facts = {
+            "machine": machine("transformer-lens", "nnsight"),
+            "shape": given.shape,
+            "tokens": int(work.text.tokens().sum()),
+            "padded": sum(p.batch.ids.numel() for p in work.places),
+            "positions": len(work.index.positions),
+            "difference": error,
+            "rows": [asdict(row) for row in rows],
+        }
+        given.out.write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -56,7 +56,7 @@ def local_series(
     for child, match in _matches(folder, regex):
         lacking = what_is_lacking(child)
         if lacking:
-            pending[int(match["step"])] = f"{child.name}: {lacking}"
+            pending[int(match["step"])] = f"still being written: {lacking}"
         else:
             found.append(_read(child, match, tokens_per_step))
     if not found:
@@ -84,7 +84,7 @@ def _matches(folder: Path, regex: re.Pattern[str]) -> Iterator[tuple[Path, re.Ma
 def _nothing_found(folder: Path, pattern: str | None, pending: dict[int, str]) -> str:
     if pending:
         first = next(iter(pending.values()))
-        return f"{folder}: no complete checkpoint in it yet ({first})"
+        return f"{folder}: no complete checkpoint in it yet (step {next(iter(pending))}: {first})"
     wanted = pattern or "step-N, stepN, checkpoint-N, global_stepN"
     return (
         f"{folder}: no checkpoint in it (no sub-folder is named like {wanted}; "

@@ -185,7 +185,10 @@ def hub_series(run: HubRun, hub: Hub | None = None, listed_only: bool = False) -
         name=run.name or run.repo.rpartition("/")[2],
         checkpoints=checkpoints,
         suspects=wrong,
-        pending=dict(listing.lacking),
+        pending={
+            step: f"its revision holds no checkpoint: {why}"
+            for step, why in listing.lacking.items()
+        },
         remarks=listing.remarks(),
         dtype=run.dtype,
         origin=f"{hub.folder(run.repo).parent.name}/{run.repo}",

@@ -43,7 +43,7 @@ class Series:
     name: str
     checkpoints: tuple[Checkpoint, ...]
     pending: Mapping[int, str] = field(default_factory=dict)
-    """Steps whose folder is still being written, with what is lacking; left for the next run."""
+    """Steps without a checkpoint to measure yet, and why; left for the next run."""
     suspects: Mapping[int, str] = field(default_factory=dict)
     """Steps left out because their weights are another step's, with what was found."""
     remarks: tuple[str, ...] = ()

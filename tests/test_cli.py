@@ -200,8 +200,17 @@ WRONG = {
         ["mixture.corpus=whole.jsonl", "mixture.runs=table.csv"],
         "table.csv, line 2: shares of xx, yy, zz sum to 0.6, not to 1",
     ),
-    "unknown override": (["colour=red"], "colour"),
-    "unknown group option": (["text=poems"], "poems"),
+    "unknown override": (["colour=red"], "colour: no such setting; choose analysis, concepts, "),
+    "misspelt override": (["taks=plan"], "taks: no such setting; did you mean task?"),
+    "misspelt setting": (
+        ["probes.lape.top_fracton=0.1"],
+        "no such setting; did you mean probes.lape.top_fraction",
+    ),
+    "unknown group option": (["text=poems"], "text=poems: there is none; choose dataset, flores"),
+    "misspelt group option": (["series=pythia-410"], "there is none; did you mean pythia-410m"),
+    "misspelt part": (["probe=[performnce]"], "there is none; did you mean performance"),
+    "no setting": (["task"], "task: not understood (missing EQUAL at '<EOF>')"),
+    "no such part": (["~probes.nope"], "'probes.nope' does not exist"),
     "nothing to analyze": (["task=analyze", "run_dir=void"], "void: no records in it"),
 }
 
@@ -228,8 +237,7 @@ def test_wrong_use_is_one_clear_line_exit_2_and_nothing_written(
     assert done.returncode == 2, done.stderr
     assert message in done.stderr
     assert "Traceback" not in done.stderr
-    # Hydra has words of its own; what is counted is said before it is judged.
-    if kind not in ("unknown override", "unknown group option", "files counted in vain"):
+    if kind != "files counted in vain":  # what is counted is said before it is judged
         assert len(done.stderr.strip().splitlines()) == 1
     assert sorted(p.name for p in tmp_path.iterdir()) == before
 

@@ -236,12 +236,14 @@ def test_missing_steps_are_listed_with_reasons(folder: Path, tmp_path: Path) -> 
     copy = Path(shutil.copytree(folder, tmp_path / "run"))
     (copy / "records" / store.record_name(2)).unlink()
     store.note_skip(copy / "records", 2, "truncated")
-    plan = '{"steps": [0, 1, 2, 4, 8, 16], "pending": {"32": "step-32: no config.json"}}'
+    plan = (
+        '{"steps": [0, 1, 2, 4, 8, 16], "pending": {"32": "still being written: no config.json"}}'
+    )
     store.write_text(copy / "run.json", plan)
     assert load_run(copy, 20).missing() == {
         2: "truncated",
         16: "not measured yet",
-        32: "still being written: step-32: no config.json",
+        32: "still being written: no config.json",
     }
 
 

@@ -247,5 +247,7 @@ def test_user_errors(series: Path, tmp_path: Path) -> None:
         series_tokenizer(found, str(tmp_path / "absent"))
     for file in series.glob("*/tokenizer.json"):
         file.unlink()
-    with pytest.raises(UserError, match="no tokenizer in"):
+    with pytest.raises(UserError, match=r"no tokenizer in .*step.*a folder with a tokenizer.json$"):
         series_tokenizer(found, None)
+    with pytest.raises(UserError, match=r"no tokenizer in hub/A/b; .*, or to ORG/NAME@REVISION"):
+        series_tokenizer(replace(found, origin="hub/A/b"), None)

@@ -22,6 +22,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from checkpoints.errors import UserError
+from tracker.composing import told
 from tracker.console import Console
 from tracker.ends import DONE, FAILED, INTERRUPTED, SKIPPED, WRONG_USE, Ended, worst
 from tracker.launchers import require_launcher, watch
@@ -44,13 +45,11 @@ def main() -> None:
     try:
         require_launcher(sys.argv[1:])
         watch(_codes.append)
-        _job()
+        with told():
+            _job()
     except UserError as error:
         Console().error(str(error))
         sys.exit(WRONG_USE)
-    except SystemExit as stop:
-        # Hydra exits with 1 also for what it could not compose, before any job: wrong use.
-        sys.exit(WRONG_USE if stop.code == FAILED and not _codes else stop.code)
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)
     sys.exit(worst(_codes))
@@ -128,7 +127,7 @@ def _ready(config: DictConfig, settings: RunSettings, task: str, console: Consol
     plan = _plan(folder)
     missing = _missing(folder, plan) if task == "analyze" else {}
     _say_reasons(missing, "no record", console)
-    code = SKIPPED if missing else DONE
+    code = SKIPPED if missing.keys() & set(plan.get("steps", ())) else DONE
     return Ready(folder, _corpus(config, settings, folder, console), plan, code)
 
 
@@ -390,7 +389,7 @@ def _report_tracking(outcome: Outcome, folder: Path, console: Console) -> None:
 def _say_left_out(outcome: Outcome, console: Console) -> None:
     """Checkpoints without a result, and why."""
     for step, why in outcome.pending.items():
-        console.say(f"step {step}: still being written ({why}); left for the next run")
+        console.say(f"step {step}: {why}; left for the next run")
     _say_reasons(outcome.skipped, "skipped", console)
 
 

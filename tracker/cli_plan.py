@@ -40,7 +40,7 @@ def plan(config: DictConfig, console: Console) -> int:
         else:
             series = hub_series(public.run(), listed_only=True)
     console.result(
-        f"{series.name}: {len(series.checkpoints)} checkpoints to track, steps "
+        f"{series.name}: {_many(len(series.checkpoints), 'checkpoint')} to track, steps "
         f"{shortened(series.steps)}"
     )
     for line in (*_said_of(public), *_weights(series), *series.remarks):
@@ -70,7 +70,7 @@ def _weights(series: Series) -> Iterator[str]:
     sizes = [sum(file.size for file in each) for each in files]
     total, requests = sum(sizes), sum(map(len, files))
     times = ", ".join(f"{_duration(total / speed)} at {name}" for name, speed in LINES.items())
-    yield f"download: {_size(total)} in {requests} files, a request each; {times}"
+    yield f"download: {_size(total)} in {_many(requests, 'file')}, a request each; {times}"
     kept = total if shelf.keep else sum(sorted(sizes)[-2:])
     why = "series.keep=true" if shelf.keep else "two checkpoints at a time"
     yield f"disk: {_size(kept)} ({why})"
@@ -89,6 +89,10 @@ def _size(count: float) -> str:
     name = next((unit for unit, least in UNITS.items() if count >= least / 10), "kB")
     value = count / UNITS[name]
     return f"{value:,.0f} {name}" if value >= 100 else f"{value:.2g} {name}"
+
+
+def _many(count: int, what: str) -> str:
+    return f"{count:,} {what}{'' if count == 1 else 's'}"
 
 
 def _duration(seconds: float) -> str:

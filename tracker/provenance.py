@@ -94,8 +94,8 @@ class DigestsAhead:
         self._thread.start()
 
     def of(self, files: Sequence[Path]) -> str:
-        """Hash of weights as they are now."""
-        asked = self._asked.pop(files[0].parent, None)
+        """Hash of weights as they are now; of no files where they were never written."""
+        asked = self._asked.pop(files[0].parent, None) if files else None
         known = asked.result() if asked is not None else ("", "")
         return known[1] if known[0] == stat_of(files) else digest_of_files(files)
 

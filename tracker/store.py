@@ -288,12 +288,12 @@ def missing_steps(folder: Path, steps: Iterable[int], pending: Mapping[int, str]
     Args:
         folder: Where the records are.
         steps: Steps that should have one.
-        pending: Steps whose checkpoint is still being written, with what it lacks.
+        pending: Steps without a checkpoint to measure yet, and why.
     """
     have = {record_step(record) for record in folder.glob("step-*.h5")}
     noted = read_skips(folder)
     found = {s: noted.get(s, "not measured yet") for s in steps}
-    found |= {s: f"still being written: {why}" for s, why in pending.items()}
+    found |= pending
     return {s: why for s, why in sorted(found.items()) if s not in have}
 
 

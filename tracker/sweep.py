@@ -503,9 +503,10 @@ def series_tokenizer(series: Series, folder: str | None) -> tuple[Any, str]:
     else:
         place, digest = _common_tokenizer(series)
     if digest is None:
+        public = ", or to ORG/NAME@REVISION of a repository with one" if series.origin else ""
         raise UserError(
-            f"series {series.name}: no tokenizer in {place}; "
-            "set series.tokenizer to a folder with a tokenizer.json"
+            f"series {series.name}: no tokenizer in {series.origin or place}; "
+            f"set series.tokenizer to a folder with a tokenizer.json{public}"
         )
     try:
         return AutoTokenizer.from_pretrained(place, local_files_only=True), digest
