@@ -348,14 +348,22 @@ def _has_experts(config: Mapping[str, Any]) -> bool:
     )
 
 
+class Enough(Exception):  # noqa: N818  # nothing went wrong
+    """Everything that was asked for has been seen: the rest of the forward is not needed."""
+
+
 @contextmanager
 def capture(
-    model: LanguageModel, seen: dict[str, Any], start_gradient: bool = False
+    model: LanguageModel,
+    seen: dict[str, Any],
+    start_gradient: bool = False,
+    end: str | None = None,
 ) -> Iterator[None]:
     """Collect, during one forward inside: `residual` [n+1], `activation`, `unit` (and `up`) [n].
 
     `unit` is the input of the MLP's output projection. Tensors are the model's own, not copies,
     so gradients flow through them where they are asked for. All hooks are removed on the way out.
+    With `end` (`residual` or `unit`) the forward stops by raising `Enough` after the last of these.
     """
     seen.update(residual=[], activation=[], unit=[], up=[])
     handles: list[Any] = []
@@ -363,6 +371,7 @@ def capture(
     def into(name: str) -> Any:
         def hook(_module: nn.Module, _inputs: Any, output: Any) -> None:
             seen[name].append(output[0] if isinstance(output, tuple) else output)
+            stop(name)
 
         return hook
 
@@ -374,6 +383,11 @@ def capture(
             # The graph need not reach below the first activation whose gradient is wanted.
             args[0].requires_grad_(True)
         seen["unit"].append(args[0])
+        stop("unit")
+
+    def stop(name: str) -> None:
+        if name == end and len(seen[name]) == model.layers + (name == "residual"):
+            raise Enough
 
     try:
         handles.append(model.blocks[0].register_forward_pre_hook(residual_in, with_kwargs=True))

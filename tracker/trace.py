@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
 
 import torch
 from torch import Tensor
 
-from tracker.model import LanguageModel, capture
+from tracker.model import Enough, LanguageModel, capture
 from tracker.text import Batch
 
 
@@ -63,10 +63,18 @@ def run(model: LanguageModel, batch: Batch, needs: Need) -> Trace:
     backward = bool(needs & (Need.GRADIENT | Need.PARAMETER))
     matrices = list(model.matrices.values()) if Need.PARAMETER in needs else []
     seen: dict[str, list[Tensor]] = {}
+    # Without a loss there is nothing to do after the last block, or its MLP's first half.
+    end = None
+    if not backward and Need.LOSS not in needs:
+        end = "residual" if Need.RESIDUAL in needs else "unit"
+    nll = torch.zeros(batch.scored.shape)
+    correct = torch.zeros(batch.scored.shape, dtype=torch.bool)
+    units: list[Tensor] = []
     with (
         torch.set_grad_enabled(backward),
         _differentiable(matrices),
-        capture(model, seen, start_gradient=Need.GRADIENT in needs),
+        capture(model, seen, start_gradient=Need.GRADIENT in needs, end=end),
+        suppress(Enough),
     ):
         final = model.trunk(batch.ids, batch.attention)
         nll, correct, slope = head(model, final.detach(), batch.to(final.device), backward)
