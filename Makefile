@@ -1,6 +1,7 @@
 # make demo   the built-in series: train, track, analyze, propose
 # make findings   docs/findings.md from the stored results in docs/findings/
 # make test   the tests;  make test-slow: those that kill, train and simulate
+# make bench   what measuring costs, as ratios: benchmarks/README.md
 # make test-slurm   those that need a Slurm, beside one that is started for them (Debian, root)
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV ?= .venv
@@ -9,7 +10,7 @@ STAMP := $(VENV)/.installed
 
 export OMP_WAIT_POLICY ?= passive
 
-.PHONY: demo test test-slow test-slurm lint wheel findings clean
+.PHONY: demo test test-slow test-slurm bench lint wheel findings clean
 
 demo: $(STAMP)
 	$(BIN)/tracker
@@ -27,6 +28,11 @@ lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+bench: $(STAMP)
+	$(BIN)/python benchmarks/speed.py
+	$(BIN)/python benchmarks/turnover.py
+	$(BIN)/python benchmarks/peers.py
 
 findings: $(STAMP)
 	$(BIN)/python benchmarks/findings.py write

@@ -39,6 +39,8 @@ WEIGHTS = r"model\.safetensors"
 STEPS = [0, 2, 4, 64]
 """Of lab/run, suspects left out."""
 PATIENT = 120.0
+SLOW_LINE = {"HF_HUB_DOWNLOAD_TIMEOUT": "600"}
+"""Environment of a client that does not give up a stalled download."""
 """Seconds after which a test gives a process up."""
 
 
@@ -305,17 +307,18 @@ def test_interrupted_it_ends_at_once_and_the_next_run_is_whole(
         hub.fail(weights_of(hub, "step2"), status=503, headers={"Retry-After": "600"}, times=None)
     else:
         hub.fail(weights_of(hub, "step2"), where="storage", cut=30000, hold=PATIENT)
-        other = start([*public, "run_dir=other"])
+        other = start([*public, "run_dir=other"], **SLOW_LINE)
         wait_for(lambda: steps_of(tmp_path / "other") == [0], other)
-    process = start(public)
+    process = start(public, **SLOW_LINE)
     # What another process is at comes last, and is waited for.
     before = [0, 4, 64] if where == "a lock of another" else [0]
     wait_for(lambda: steps_of(tmp_path / "out") == before, process)
-    time.sleep(0.5)
+    wait_for(lambda: bool(hub.log(weights_of(hub, "step2"))), process)
+    time.sleep(2)  # it waits by now, and does nothing else
     began = time.monotonic()
     process.send_signal(signal.SIGINT)
     _, said = process.communicate(timeout=PATIENT)
-    assert time.monotonic() - began < 6
+    assert time.monotonic() - began < PATIENT / 4
     assert process.returncode == 130, said
     assert said.splitlines()[-1].startswith("tracker: interrupted")
     assert "Traceback" not in said

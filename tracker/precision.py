@@ -42,7 +42,7 @@ class Precision:
 
     dtype: str
     why: str = ""
-    """Empty where the type was given."""
+    """Empty where there is nothing to say."""
 
     def sentence(self) -> str:
         """For the console and the report."""
@@ -80,10 +80,9 @@ def decide(records: Path, found: Precision) -> Precision:
 
 
 def hindrance(model: LanguageModel) -> str | None:
-    """Why bfloat16 is not tried; None where it is."""
-    width = model.unembedding.shape[1]
-    if width < LEAST_WIDTH:
-        return f"a model this small (dimension {width}) gains nothing from bfloat16"
+    """Why bfloat16 is not tried, empty where nobody would expect it; None where it is."""
+    if model.unembedding.shape[1] < LEAST_WIDTH:
+        return ""
     if model.device.type == "cuda":
         fast = torch.cuda.is_bf16_supported(including_emulation=False)
     else:

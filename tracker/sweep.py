@@ -320,6 +320,11 @@ class Sweep:
         if record is not None and (record[0] != tokens or (record[1] != seen).any()):
             store.amend(path, {"tokens": tokens}, {"performance/tokens_seen": seen})
 
+    def _weights_digest(self, checkpoint: Checkpoint, files: Sequence[Path]) -> str:
+        """Of the series' list where it has one; of no files where a state was never written."""
+        listed = self.measurement.series.shelf.digest(checkpoint.step) if files else None
+        return listed or self._digests.of(files)
+
     def write(
         self,
         path: Path,
@@ -359,7 +364,7 @@ class Sweep:
                 "step": checkpoint.step,
                 "tokens": -1 if checkpoint.tokens is None else checkpoint.tokens,
                 "revision": checkpoint.revision,
-                "weights_sha256": m.series.shelf.digest(checkpoint.step) or self._digests.of(files),
+                "weights_sha256": self._weights_digest(checkpoint, files),
                 "weights_stat": stat_of(files),
                 "config_sha256": m.digest(),
                 "text_sha256": self._text_digest,
