@@ -174,7 +174,7 @@ class Bench:
         )
 
 
-DEFAULTS = {"pythia-70m": (1024, 3), "llama-110m": (512, 2), "pythia-410m": (256, 1)}
+DEFAULTS = {"pythia-70m": (1024, 3), "llama-110m": (512, 1), "pythia-410m": (256, 1)}
 """Shape -> tokens per language, rounds: a few minutes on two cores."""
 
 

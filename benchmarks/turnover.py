@@ -1,6 +1,6 @@
 """What a sweep costs beside its measuring: weights read, hashed and put in, records written.
 
-    python benchmarks/turnover.py                       # 8 checkpoints of the pythia-70m shape
+    python benchmarks/turnover.py                       # 6 checkpoints of the pythia-70m shape
     python benchmarks/turnover.py --checkpoints 20 --tokens 2048
 
 The files are dropped from the system's memory first, so that they come from the disk. The base is
@@ -89,7 +89,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Print a table, and write the numbers where they are asked for."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--shape", choices=SHAPES, default="pythia-70m")
-    parser.add_argument("--checkpoints", type=int, default=8)
+    parser.add_argument("--checkpoints", type=int, default=6)
     parser.add_argument("--tokens", type=int, default=1024, help="per language")
     parser.add_argument("--languages", type=int, default=2)
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
