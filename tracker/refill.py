@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -65,21 +65,33 @@ def _config(folder: Path) -> dict[str, Any]:
         return {}  # transformers says what is wrong
 
 
-@contextmanager
-def _opened(files: Sequence[Path]) -> Iterator[Stored]:
-    """The tensors of a checkpoint by their names in the files, none read before it is asked for."""
+def _stored(files: Sequence[Path]) -> Stored:
+    """The tensors of a checkpoint by their names in the files, none read before it is asked for.
+
+    A safetensors file is mapped anew for each tensor, so that what was read of it can go: a second
+    copy of the model is never in memory.
+    """
     stored: dict[str, Callable[[], Tensor]] = {}
-    with ExitStack() as opened:
-        for file in files:
-            if file.suffix == ".safetensors":
-                weights = opened.enter_context(safe_open(file, framework="pt", device="cpu"))
+    for file in files:
+        if file.suffix == ".safetensors":
+            with safe_open(file, framework="pt", device="cpu") as weights:
                 for name in weights.keys():  # noqa: SIM118  # not iterable itself
-                    stored[name] = lambda w=weights, n=name: w.get_tensor(n)  # type: ignore[misc]
-            else:
-                content = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
-                for name, tensor in content.items():
-                    stored[name] = lambda t=tensor: t  # type: ignore[misc]
-        yield stored
+                    stored[name] = partial(_tensor, file, name)
+        else:
+            content = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
+            for name, tensor in content.items():
+                stored[name] = partial(_same, tensor)
+    return stored
+
+
+def _tensor(file: Path, name: str) -> Tensor:
+    with safe_open(file, framework="pt", device="cpu") as weights:
+        found: Tensor = weights.get_tensor(name)
+        return found
+
+
+def _same(tensor: Tensor) -> Tensor:
+    return tensor
 
 
 def _groups(model: Any) -> list[tuple[list[str], Tensor]]:
@@ -99,14 +111,14 @@ def _names_in_files(model: Any, folder: Path) -> dict[str, str] | None:
     groups = _groups(model)
     known = {name for names, _ in groups for name in names}
     try:
-        with _opened(check_weights(folder)) as stored:
-            others = [name for name in stored if name not in known]
-            for names, tensor in groups:
-                direct = [name for name in names if name in stored][:1]
-                same = [name for name in direct or others if _is(tensor, stored[name]())]
-                if len(same) != 1:
-                    return None
-                found[names[0]] = same[0]
+        stored = _stored(check_weights(folder))
+        others = [name for name in stored if name not in known]
+        for names, tensor in groups:
+            direct = [name for name in names if name in stored][:1]
+            same = [name for name in direct or others if _is(tensor, stored[name]())]
+            if len(same) != 1:
+                return None
+            found[names[0]] = same[0]
     except (OSError, RuntimeError, SafetensorError):  # transformers reads it, and we do not
         return None
     return found if len(set(found.values())) == len(found) else None
@@ -122,12 +134,12 @@ def _fill(model: Any, folder: Path, names: Mapping[str, str]) -> None:
     """Copy a checkpoint's weights over those that are there, converted and moved on the way."""
     state = model.state_dict(keep_vars=True)
     try:
-        with _opened(check_weights(folder)) as stored:
-            lacking = [mine for mine, theirs in names.items() if theirs not in stored]
-            if lacking:
-                raise CheckpointError(f"the weights lack {lacking[0]} ({len(lacking)} missing)")
-            for mine, theirs in names.items():
-                _copy(mine, state[mine], stored[theirs]())
+        stored = _stored(check_weights(folder))
+        lacking = [mine for mine, theirs in names.items() if theirs not in stored]
+        if lacking:
+            raise CheckpointError(f"the weights lack {lacking[0]} ({len(lacking)} missing)")
+        for mine, theirs in names.items():
+            _copy(mine, state[mine], stored[theirs]())
     except (OSError, RuntimeError, SafetensorError) as error:
         first = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise CheckpointError(f"the weights cannot be loaded ({first[:200]})") from error
