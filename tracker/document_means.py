@@ -86,13 +86,13 @@ class DocumentMeans:
 
     def update(self, trace: Trace) -> None:
         """Add the rows of chosen documents."""
-        slot = self.slot[trace.batch.document.cpu()]
+        slot = self.slot[trace.batch.on_host.document]
         rows = torch.nonzero(slot >= 0)[:, 0]
         if not len(rows):
             return
         sums = trace.row_sum[:, rows.to(trace.row_sum.device)].cpu()
         self.sum.index_add_(0, slot[rows], sums.transpose(0, 1))
-        self.tokens.index_add_(0, slot[rows], trace.batch.real.sum(1).cpu()[rows])
+        self.tokens.index_add_(0, slot[rows], trace.batch.on_host.real.sum(1)[rows])
 
     def at(self, layer: int) -> Floats:
         """[document, d] means at one hidden layer, as they were chosen; NaN where not finite."""

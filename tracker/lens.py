@@ -44,6 +44,8 @@ class TokenSets:
             rows: [positions] row of each position in the batch.
             tokens: [positions] its token.
         """
+        device = self.tokens.device
+        rows, tokens = rows.to(device), tokens.to(device)  # once, not in every layer
         layers = []
         for h in residual:
             score = model.lens(h[rows, tokens], self.tokens)

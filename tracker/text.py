@@ -92,6 +92,13 @@ class Batch:
     """[rows] int64."""
     last: bool = False
     """No later batch of the same reading has rows of this language and kind."""
+    origin: Batch | None = None
+    """What it was copied from."""
+
+    @property
+    def on_host(self) -> Batch:
+        """The same where the program runs: what is read there does not wait for a device."""
+        return self.origin or self
 
     def to(self, device: torch.device) -> Batch:
         """The same batch on `device`."""
@@ -99,7 +106,10 @@ class Batch:
             name: getattr(self, name).to(device, non_blocking=True)
             for name in ("ids", "attention", "real", "scored", "target", "document", "fold")
         }
-        return Batch(self.rows, self.language, self.graded_only, **moved, last=self.last)
+        origin = self.on_host
+        return Batch(
+            self.rows, self.language, self.graded_only, **moved, last=self.last, origin=origin
+        )
 
 
 @dataclass(frozen=True)

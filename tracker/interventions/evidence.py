@@ -71,7 +71,7 @@ class EvidenceSums:
             return
         rows, tokens, concept = rows[inside], tokens[inside], concept[inside]
         column = torch.from_numpy(np.searchsorted(kept, concept))
-        cell = batch.fold.cpu()[rows], torch.from_numpy(concept)
+        cell = batch.on_host.fold[rows], torch.from_numpy(concept)
         self.count[c].index_put_(cell, torch.ones_like(column), accumulate=True)
         for x in (0, 1):
             words = self.words[c, x]

@@ -111,7 +111,7 @@ class StateSums:
         place = kept.to(batch.real.device)
         hidden = trace.model.norm.of(trace.residual[-1][place])
         mean = mean_states(hidden, batch.real[place]).double().cpu()
-        fold = batch.fold.cpu()[kept]
+        fold = batch.on_host.fold[kept]
         self.sum[:, batch.language].index_add_(0, fold, mean)
         self.count[:, batch.language].index_add_(0, fold, torch.ones_like(fold))
 

@@ -202,8 +202,8 @@ class SubspaceSums:
         if batch.graded_only:
             return
         self.means.update(trace)
-        averaged = self.averaged[batch.document.cpu()]
-        parity, tokens = batch.fold.cpu() % 2, batch.real.sum(1).cpu()
+        averaged = self.averaged[batch.on_host.document]
+        parity, tokens = batch.on_host.fold % 2, batch.on_host.real.sum(1)
         for side in (0, 1):
             rows = torch.nonzero(averaged & (parity == side))[:, 0]
             sums = trace.row_sum[:, rows.to(trace.row_sum.device)]

@@ -113,9 +113,10 @@ class TransferringSums:
         rows, tokens, places = self.index.positions.inside(batch.rows)
         if not len(rows):
             return
-        fold = batch.fold.cpu()[rows]
+        fold = batch.on_host.fold[rows]
         concept = torch.from_numpy(self.index.concept[places])
         cell = fold * len(self.index.names) + concept
+        rows, tokens = rows.to(self.sum.device), tokens.to(self.sum.device)
         scale = trace.model.norm_scale(trace.residual[-1][rows, tokens])
         total = self.sum[batch.language].flatten(0, 1)
         self.count[batch.language].view(-1).index_add_(0, cell, torch.ones_like(cell))

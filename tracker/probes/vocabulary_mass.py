@@ -133,7 +133,9 @@ class VocabularyMassSums:
             context.text, self.distinctive, settings.positions_per_language, context.seed
         )
         languages = len(context.text.languages)
-        self.base = torch.zeros((languages, model.layers + 1, languages), dtype=torch.float64)
+        self.base = torch.zeros(
+            (languages, model.layers + 1, languages), dtype=torch.float64, device=model.device
+        )
         self.scored: list[Tensor] = []
         self.places: list[NDArray[np.int64]] = []
 
@@ -145,24 +147,24 @@ class VocabularyMassSums:
         rows, tokens, _ = self.random.inside(batch.rows)
         if len(rows):
             score = self.sets.scores(trace.model, trace.residual, rows, tokens)
-            self.base[batch.language] += score.double().sum(0).cpu()
+            self.base[batch.language] += score.double().sum(0)
         rows, tokens, places = self.positions.inside(batch.rows)
         if len(rows):
             score = self.sets.scores(trace.model, trace.residual, rows, tokens)
-            self.scored.append(score.cpu())
+            self.scored.append(score)
             self.places.append(places)
 
     def result(self) -> VocabularyMassResult:
         """Normalise over languages, raw and corrected; sum per document."""
         text = self.context.text
         counts = np.maximum(np.bincount(self.random_language, minlength=len(text.languages)), 1)
-        base = (self.base.numpy() / counts[:, None, None]).mean(0)
+        base = (self.base.cpu().numpy() / counts[:, None, None]).mean(0)
         layers, languages = base.shape
         sums = np.zeros((2, len(text.documents), layers, languages))
         count = np.zeros(len(text.documents), np.int64)
         if self.scored:
             places = np.concatenate(self.places)
-            score = torch.cat(self.scored).double().numpy()
+            score = torch.cat(self.scored).cpu().double().numpy()
             document = np.array([text.rows[r].document for r in self.positions.row[places]])
             np.add.at(sums[0], document, _softmax(score))
             usable = np.where(np.isfinite(base), base, 0.0)

@@ -101,7 +101,9 @@ class WorkingLanguageScores:
         self.random, self.random_language = random_positions(
             context.text, settings.base_positions, context.seed
         )
-        self.base = torch.zeros((languages, self.layers, *self.shape), dtype=torch.float64)
+        self.base = torch.zeros(
+            (languages, self.layers, *self.shape), dtype=torch.float64, device=model.device
+        )
         self.scored: list[Tensor] = []
         self.places: list[NDArray[np.int64]] = []
 
@@ -121,7 +123,7 @@ class WorkingLanguageScores:
 
     def _score(self, trace: Trace, rows: Tensor, tokens: Tensor) -> Tensor:
         scores = self.sets.scores(trace.model, trace.residual, rows, tokens)
-        return scores.reshape(*scores.shape[:-1], *self.shape).cpu()
+        return scores.reshape(*scores.shape[:-1], *self.shape)
 
     def _languages(self, language: int) -> list[int]:
         """Languages whose words are scored in text of `language`: all in the primary's text."""
@@ -136,7 +138,7 @@ class WorkingLanguageScores:
 
     def _base(self) -> Floats:
         counts = np.bincount(self.random_language, minlength=self.shape[0])
-        mean = self.base.numpy() / np.maximum(counts, 1)[:, None, None, None]
+        mean = self.base.cpu().numpy() / np.maximum(counts, 1)[:, None, None, None]
         base: Floats = mean[counts > 0].mean(0).astype(np.float64)
         return base
 
@@ -148,7 +150,7 @@ class WorkingLanguageScores:
             if mine:
                 found[language] = (
                     np.concatenate([self.places[i] for i in mine]),
-                    torch.cat([self.scored[i] for i in mine]).double().numpy(),
+                    torch.cat([self.scored[i] for i in mine]).cpu().double().numpy(),
                 )
         return found
 
