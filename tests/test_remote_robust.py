@@ -74,6 +74,8 @@ def start(hub: Hub, tmp_path: Path) -> Iterator[Started]:
             [sys.executable, "-c", "from tracker.cli import main; main()", *arguments],
             cwd=tmp_path, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
             env=hub.environment(tmp_path / "hf", PYTHONPATH=str(ROOT), **more),
+            # A shell's background jobs, and what they start, would not hear Ctrl-C.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )  # fmt: skip
         running.append(process)
         return process
