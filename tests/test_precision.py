@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import shutil
 from collections.abc import Callable
@@ -16,10 +17,11 @@ import torch
 from conftest import tiny_model
 from test_sweep import measurement
 
-from tracker import precision, store
+from tracker import precision, store, sweep
 from tracker.loading import ModelSettings
 from tracker.model import LanguageModel
 from tracker.precision import FILE, Precision, choose, decide, decided, hindrance
+from tracker.one_pass import one_pass
 from tracker.probes import Context, Probe
 from tracker.probes.importance import Importance
 from tracker.probes.lape import Lape
@@ -33,6 +35,18 @@ PROBES: dict[str, Probe] = {
 }  # fmt: skip
 
 
+class Loads:
+    """Gives a model in a type, as a loader does, and remembers which was asked for."""
+
+    def __init__(self, model: Any) -> None:
+        self.model = model
+        self.dtypes: list[str] = []
+
+    def __call__(self, dtype: str) -> LanguageModel:
+        self.dtypes.append(dtype)
+        return LanguageModel.of(copy.deepcopy(self.model).to(getattr(torch, dtype)))
+
+
 @pytest.fixture
 def fast(monkeypatch: pytest.MonkeyPatch) -> None:
     """As on a processor that multiplies in bfloat16, with models of any size."""
@@ -42,13 +56,13 @@ def fast(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("fast")
 def test_bfloat16_is_taken_where_it_agrees(context: Context) -> None:
-    model = LanguageModel.of(tiny_model("gpt_neox", context.text.vocabulary, scale=1.0))
-    found = choose(model, context, PROBES, 300)
+    load = Loads(tiny_model("gpt_neox", context.text.vocabulary, scale=1.0))
+    found = choose(load, context, PROBES, 300)
     assert found.dtype == "bfloat16"
     assert "agrees with float32 (loss 0.0" in found.why
     assert "important units" in found.why
     assert "working language" in found.why
-    assert model.unembedding.dtype == torch.bfloat16
+    assert load.dtypes == ["float32", "bfloat16"]
 
 
 def offset(model: Any) -> None:
@@ -71,7 +85,7 @@ def test_a_difference_is_said_and_float32_stays(
     model = tiny_model("gpt_neox", context.text.vocabulary)
     with torch.no_grad():
         plant(model)
-    found = choose(LanguageModel.of(model), context, PROBES, 300)
+    found = choose(Loads(model), context, PROBES, 300)
     assert found.dtype == "float32"
     assert f"{what} differs by" in found.why
 
@@ -79,13 +93,15 @@ def test_a_difference_is_said_and_float32_stays(
 def test_bfloat16_is_not_tried_without_gain(
     context: Context, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    model = LanguageModel.of(tiny_model("llama", context.text.vocabulary))
+    load = Loads(tiny_model("llama", context.text.vocabulary))
+    model = load("float32")
     assert hindrance(model) == ""  # so small a model gains nothing
     monkeypatch.setattr(precision, "LEAST_WIDTH", 1)
     monkeypatch.setattr(torch.cpu, "get_capabilities", dict, raising=False)
     assert hindrance(model) == "this machine is not faster in bfloat16"
-    assert choose(model, context, PROBES, 300).dtype == "float32"
-    assert model.unembedding.dtype == torch.float32
+    load.dtypes.clear()
+    assert choose(load, context, PROBES, 300).dtype == "float32"
+    assert load.dtypes == ["float32"]
 
 
 @pytest.mark.parametrize("links", [True, False])
@@ -141,3 +157,22 @@ def test_a_given_type_is_taken_as_it_is(series_folder: Path, tmp_path: Path) -> 
         with h5py.File(record) as mine, h5py.File(tmp_path / "exact" / record.name) as known:
             assert mine.attrs["dtype"] == known.attrs["dtype"] == "float32"
             np.testing.assert_array_equal(mine["performance/nll"], known["performance/nll"])
+
+
+@pytest.mark.usefixtures("fast")
+def test_the_model_compared_is_the_one_that_is_used(
+    series_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Converted from float32 it would have other frequencies of positions."""
+    seen: list[tuple[torch.dtype, set[torch.dtype]]] = []
+
+    def remember(model: LanguageModel, *args: Any, **options: Any) -> Any:
+        buffers = {b.dtype for n, b in model.model.named_buffers() if n.endswith("inv_freq")}
+        seen.append((model.unembedding.dtype, buffers))
+        return one_pass(model, *args, **options)
+
+    monkeypatch.setattr(precision, "one_pass", remember)
+    monkeypatch.setattr(sweep, "one_pass", remember)
+    track(measurement(series_folder), tmp_path / "out", shard=0, shards=2)
+    assert [dtype for dtype, _ in seen[:3]] == [torch.float32, torch.bfloat16, torch.bfloat16]
+    assert [buffers for _, buffers in seen[:3]] == [{torch.float32}] * 3

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import os
 import socket
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -92,22 +92,27 @@ def hindrance(model: LanguageModel) -> str | None:
 
 
 def choose(
-    model: LanguageModel, context: Context, probes: Mapping[str, Probe], batch_tokens: int
+    load: Callable[[str], LanguageModel],
+    context: Context,
+    probes: Mapping[str, Probe],
+    batch_tokens: int,
 ) -> Precision:
-    """Measure a part of the text in float32 and in bfloat16; `model` is in the latter afterwards.
+    """Measure a part of the text in float32 and, where it would be faster, in bfloat16.
 
     Args:
-        model: The first checkpoint, in float32.
+        load: Gives the first checkpoint in a type. A model that is converted would be another than
+            one that is loaded: transformers keeps the frequencies of positions in float32.
         context: The text.
         probes: Those of the run by name; what they would find is compared.
         batch_tokens: Tokens per batch.
     """
+    model = load("float32")
     why_not = hindrance(model)
     if why_not is not None:
         return Precision("float32", why_not)
     full = _measure(model, context, probes, batch_tokens)
-    model.model.to(torch.bfloat16)
-    half = _measure(model, context, probes, batch_tokens)
+    del model  # before the next one comes: there is never room for two
+    half = _measure(load("bfloat16"), context, probes, batch_tokens)
     told, beyond = [], []
     for what, difference, bound in _differences(full, half):
         told.append(f"{what} {difference:.4f}")

@@ -247,25 +247,35 @@ class Sweep:
         _check_tokenizer(checkpoint, self.measurement)
         _check_shape(checkpoint, self.reference)
         if self._loader is None:
-            self._loader = Loader(self._settled(checkpoint))
-        model = self._fitting(self._loader.load(checkpoint.path))
+            self._loader = self._settled(checkpoint)
+        return self._read(self._loader, checkpoint)
+
+    def _settled(self, checkpoint: Checkpoint) -> Loader:
+        """A loader of the type that holds for all records of the folder."""
+        settings, last = self._settings, None
+        if settings.dtype == "auto":
+            found = decided(self.folder)
+            if found is None:
+
+                def load(dtype: str) -> LanguageModel:
+                    nonlocal last
+                    self._tested = False
+                    last = Loader(replace(settings, dtype=dtype))  # the one before is gone
+                    return self._read(last, checkpoint)
+
+                probes = usable_probes(self.measurement.probes, self.context)
+                found = choose(load, self.context, probes, settings.batch_tokens)
+                found = decide(self.folder, found)
+            settings = replace(settings, dtype=found.dtype)
+        return last if last is not None and last.settings == settings else Loader(settings)
+
+    def _read(self, loader: Loader, checkpoint: Checkpoint) -> LanguageModel:
+        model = self._fitting(loader.load(checkpoint.path))
         if not self._tested:
-            self._self_test(model)
+            first = torch.from_numpy(self.context.text.rows[0].ids)[None]
+            model.self_test(first.to(model.device))
             self._tested = True
         return model
-
-    def _settled(self, checkpoint: Checkpoint) -> ModelSettings:
-        """The settings with a type that holds for all records of the folder."""
-        settings = self._settings
-        if settings.dtype != "auto":
-            return settings
-        found = decided(self.folder)
-        if found is None:
-            model = self._fitting(Loader(replace(settings, dtype="float32")).load(checkpoint.path))
-            self._self_test(model)
-            probes = usable_probes(self.measurement.probes, self.context)
-            found = decide(self.folder, choose(model, self.context, probes, settings.batch_tokens))
-        return replace(settings, dtype=found.dtype)
 
     def _fitting(self, model: LanguageModel) -> LanguageModel:
         """The same, if it has an entry for every token."""
@@ -273,10 +283,6 @@ class Sweep:
         if entries < needed:
             raise CheckpointError(f"the vocabulary has {entries} entries, the tokenizer {needed}")
         return model
-
-    def _self_test(self, model: LanguageModel) -> None:
-        first = torch.from_numpy(self.context.text.rows[0].ids)[None]
-        model.self_test(first.to(model.device))
 
     def measure(
         self, model: LanguageModel, languages: Container[int] | None = None
