@@ -178,7 +178,7 @@ def _outputs(folder: Path, proposed: Mixture | None) -> list[str]:
 
 def _inputs(folder: Path, request: Request) -> str:
     """Hash of the records (by size and date), the request, the corpus table and this code."""
-    records = sorted((folder / "records").glob("step-*"))
+    records = sorted((folder / store.RECORDS).glob("step-*"))
     records += sorted((folder / store.INTERVENTIONS).glob("*/step-*.h5"))
     records += sorted((folder / VALIDATION).rglob("*.json"))
     for other in request.seeds:
@@ -190,7 +190,7 @@ def _inputs(folder: Path, request: Request) -> str:
     digest = hashlib.sha256("\n".join(content).encode())
     sources = sorted(Path(__file__).parent.rglob("*.py"))
     given = [request.corpus, request.scores, *_tables(request.runs)]
-    for file in (folder / "run.json", *given, *sources):
+    for file in (folder / store.RUN, *given, *sources):
         if file is not None and file.is_file():
             digest.update(file.read_bytes())
     return digest.hexdigest()

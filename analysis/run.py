@@ -8,7 +8,6 @@ run.stages()            # has it split, when, how sure
 
 from __future__ import annotations
 
-import json
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -87,8 +86,8 @@ def load_run(path: str | Path, replicates: int = 1000, seed: int = 0) -> Run:
         UserError: No such folder, or no record in it.
     """
     folder = Path(path)
-    found = (folder / "records").glob("step-*.h5")
-    left_out = {int(step) for step in _plan(folder).get("suspects", ())}
+    found = (folder / store.RECORDS).glob("step-*.h5")
+    left_out = {int(step) for step in store.read_plan(folder).get("suspects", ())}
     kept = [file for file in found if store.record_step(file) not in left_out]
     files = sorted(kept, key=store.record_step)
     if not files:
@@ -412,7 +411,7 @@ class Run:
     @cached_property
     def plan(self) -> Mapping[str, Any]:
         """What the tracker wrote about the run (`run.json`); empty for a folder without one."""
-        return _plan(self.folder)
+        return store.read_plan(self.folder)
 
     def _repr_html_(self) -> str:
         """What a notebook shows: what the run is, without fitting anything."""
@@ -429,20 +428,7 @@ class Run:
 
     def missing(self) -> dict[int, str]:
         """Step -> why there is no record."""
-        pending = {int(s): str(why) for s, why in self.plan.get("pending", {}).items()}
-        return store.missing_steps(self.folder / "records", self.plan.get("steps", ()), pending)
-
-
-def _plan(folder: Path) -> dict[str, Any]:
-    path = folder / "run.json"
-    if not path.exists():
-        return {}
-    try:
-        return dict(json.loads(path.read_text(encoding="utf-8")))
-    except ValueError:
-        raise UserError(
-            f"{path}: it is damaged; remove it, and task=track writes it again"
-        ) from None
+        return store.missing_of(self.folder, self.plan)
 
 
 def _pairs(states: Sequence[str], performance: Sequence[str]) -> tuple[tuple[str, str], ...]:

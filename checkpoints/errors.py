@@ -11,3 +11,8 @@ class CheckpointError(Exception):
 
 class DownloadError(CheckpointError):
     """A checkpoint's weights cannot be had now; nothing is wrong with the checkpoint."""
+
+
+def first_line(error: BaseException) -> str:
+    """What another's error says, short enough for our line; its type where it says nothing."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]

@@ -33,7 +33,7 @@ from huggingface_hub.utils import (  # type: ignore[attr-defined]  # lazily, und
     validate_repo_id,
 )
 
-from checkpoints.errors import UserError
+from checkpoints.errors import UserError, first_line
 from checkpoints.files import new_file
 
 LISTERS = 8
@@ -198,5 +198,5 @@ def told(repo: str, setting: str = "series.repo") -> Iterator[None]:
     except OSError as error:
         raise UserError(f"{repo}: {error}") from None
     except Exception as error:  # the client's transport has exceptions of its own
-        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise UserError(f"{repo}: {constants.ENDPOINT} cannot be reached ({first[:160]})") from None
+        said = first_line(error)
+        raise UserError(f"{repo}: {constants.ENDPOINT} cannot be reached ({said})") from None

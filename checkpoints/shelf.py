@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
 import shutil
@@ -16,7 +15,7 @@ from queue import SimpleQueue
 
 from checkpoints.download import PART, Stopped, download, is_here
 from checkpoints.errors import CheckpointError, DownloadError, UserError
-from checkpoints.files import locked, new_file
+from checkpoints.files import joint_digest, locked, new_file
 from checkpoints.hub import HubFile, Revision
 
 WEIGHTS = "model", "pytorch_model"
@@ -107,8 +106,8 @@ class HubShelf(Shelf):
     def digest(self, step: int) -> str | None:
         """As a record keeps it: of the hashes of the files, in their order."""
         digests = [file.sha256 for file in weight_files(self.revisions[step].files)]
-        known = [bytes.fromhex(d) for d in digests if d is not None]
-        return hashlib.sha256(b"".join(known)).hexdigest() if len(known) == len(digests) else None
+        known = [digest for digest in digests if digest is not None]
+        return joint_digest(known) if len(known) == len(digests) else None
 
     def turns(
         self, steps: Sequence[int], needed: Needed = _always

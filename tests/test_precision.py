@@ -20,8 +20,8 @@ from test_sweep import measurement
 from tracker import precision, store, sweep
 from tracker.loading import ModelSettings
 from tracker.model import LanguageModel
-from tracker.precision import FILE, Precision, choose, decide, decided, hindrance
 from tracker.one_pass import one_pass
+from tracker.precision import FILE, Precision, choose, decide, decided, hindrance
 from tracker.probes import Context, Probe
 from tracker.probes.importance import Importance
 from tracker.probes.lape import Lape

@@ -21,7 +21,8 @@ from test_sweep import LANGUAGES, measurement
 
 from checkpoints.errors import UserError
 from tracker import primary
-from tracker.primary import CHOICE, RUN, Choice, auto_primary
+from tracker.primary import CHOICE, Choice, auto_primary
+from tracker.store import RUN
 from tracker.sweep import Measurement, track
 
 pytest_plugins = ("hub_fixtures",)

@@ -22,6 +22,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from checkpoints.errors import UserError
+from tracker import store
 from tracker.composing import told
 from tracker.console import Console
 from tracker.ends import DONE, FAILED, INTERRUPTED, SKIPPED, WRONG_USE, Ended, worst
@@ -124,22 +125,12 @@ def _ready(config: DictConfig, settings: RunSettings, task: str, console: Consol
         return _tracked(config, settings, console)
     folder = _tracked_folder(config, settings)
     require_others(folder, settings.analysis.seeds)
-    plan = _plan(folder)
-    missing = _missing(folder, plan) if task == "analyze" else {}
+    plan = store.read_plan(folder)
+    is_listed = task == "analyze" and any((folder / store.RECORDS).glob("step-*.h5"))
+    missing = store.missing_of(folder, plan) if is_listed else {}
     _say_reasons(missing, "no record", console)
     code = SKIPPED if missing.keys() & set(plan.get("steps", ())) else DONE
     return Ready(folder, _corpus(config, settings, folder, console), plan, code)
-
-
-def _missing(folder: Path, plan: Mapping[str, Any]) -> dict[int, str]:
-    """Step -> why it has no record, by what tracking has written; nothing where nothing is."""
-    from tracker import store
-
-    records = folder / store.RECORDS
-    if not any(records.glob("step-*.h5")):
-        return {}
-    pending = {int(step): str(why) for step, why in plan.get("pending", {}).items()}
-    return store.missing_steps(records, plan.get("steps", ()), pending)
 
 
 def _run_seeds(several: Sequence[OneSeed], task: str, console: Console) -> int:
@@ -226,7 +217,6 @@ def _intervene(config: DictConfig, settings: RunSettings, console: Console) -> i
     """Change checkpoints, measure what follows, draw it."""
     from analysis.mixture import read_corpus
     from analysis.publish import Request, publish_interventions
-    from tracker import store
     from tracker.cli_seeds import require_others
     from tracker.config import find_interventions, measurement, run_folder
     from tracker.intervene import Plan, choose_steps, intervene
@@ -248,8 +238,8 @@ def _intervene(config: DictConfig, settings: RunSettings, console: Console) -> i
         f"interventions ({', '.join(chosen)}): {len(outcome.measured)} checkpoints done, "
         f"{len(outcome.kept)} kept -> {folder / store.INTERVENTIONS}"
     )
-    if any((folder / "records").glob("step-*.h5")):
-        published = _publish(settings, folder, table, _plan(folder), console)
+    if any((folder / store.RECORDS).glob("step-*.h5")):
+        published = _publish(settings, folder, table, store.read_plan(folder), console)
         _show(published, console)
         said = published.interventions
     else:
@@ -272,12 +262,12 @@ def _validate(config: DictConfig, settings: RunSettings, console: Console) -> in
     folder = _tracked_folder(config, settings)
     require_others(folder, settings.analysis.seeds)
     corpus = _corpus(config, settings, folder, console)
-    request = _request(settings, corpus, _plan(folder))
+    request = _request(settings, corpus, store.read_plan(folder))
     run = load_run(folder, request.replicates, request.seed)
     found, _ = measurement(config, settings)
     _refuse_foreign(folder, found.digest())
     validate(found, settings, run, request, console)
-    _show(_publish(settings, folder, request.corpus, _plan(folder), console), console)
+    _show(_publish(settings, folder, request.corpus, store.read_plan(folder), console), console)
     return DONE
 
 
@@ -289,7 +279,6 @@ def _track(
     settings: RunSettings,
     console: Console,
 ) -> Outcome:
-    from tracker import store
     from tracker.sweep import track
 
     is_told = False
@@ -298,17 +287,17 @@ def _track(
         def progress(done: int, total: int, what: str) -> None:
             nonlocal is_told
             # Early: a killed process leaves records that can be analyzed.
-            if not is_told and any((folder / "records").glob("step-*")):
-                told = _with_precision(plan, folder)
-                text = json.dumps(told, indent=1, ensure_ascii=False)
-                store.write_text(folder / "run.json", text + "\n")
-                for note in told["notes"][len(plan["notes"]) :]:
+            if not is_told and any((folder / store.RECORDS).glob("step-*")):
+                known = _with_precision(plan, folder)
+                text = json.dumps(known, indent=1, ensure_ascii=False)
+                store.write_text(folder / store.RUN, text + "\n")
+                for note in known["notes"][len(plan["notes"]) :]:
                     console.say(note)
                 is_told = True
             bar(done, total, what)
 
         outcome = track(
-            found, folder / "records", context=context,
+            found, folder / store.RECORDS, context=context,
             shard=settings.shard, shards=settings.shards, progress=progress,
         )  # fmt: skip
     _write_index(folder, found)
@@ -341,7 +330,6 @@ def _plan_of(
 
 def _with_precision(plan: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     """The same with a note on the type of the weights, where tracking chose it."""
-    from tracker import store
     from tracker.precision import decided
 
     found = decided(folder / store.RECORDS)
@@ -351,9 +339,7 @@ def _with_precision(plan: Mapping[str, Any], folder: Path) -> dict[str, Any]:
 
 def _refuse_foreign(folder: Path, digest: str) -> None:
     """Records of another configuration are never mixed in."""
-    from tracker import store
-
-    for record in sorted((folder / "records").glob("step-*.h5"))[:1]:
+    for record in sorted((folder / store.RECORDS).glob("step-*.h5"))[:1]:
         other = store.read_attributes(record).get("config_sha256")
         if other != digest:
             raise UserError(
@@ -363,9 +349,7 @@ def _refuse_foreign(folder: Path, digest: str) -> None:
 
 
 def _write_index(folder: Path, found: Measurement) -> None:
-    from tracker import store
-
-    place, steps, pending = folder / "records", found.series.steps, found.series.pending
+    place, steps, pending = folder / store.RECORDS, found.series.steps, found.series.pending
     written: tuple[list[Path], dict[int, str]] | None = None
     while True:
         records = sorted(place.glob("step-*.h5"), key=store.record_step)
@@ -382,7 +366,7 @@ def _report_tracking(outcome: Outcome, folder: Path, console: Console) -> None:
     _say_left_out(outcome, console)
     console.say(
         f"records: {len(outcome.measured)} measured, {len(outcome.kept)} kept, "
-        f"{len(outcome.skipped)} skipped -> {folder / 'records'}"
+        f"{len(outcome.skipped)} skipped -> {folder / store.RECORDS}"
     )
 
 
@@ -416,26 +400,12 @@ def _corpus(
     if mixture.corpus is not None:
         load = partial(tokenizer_of, config)
         return corpus_table(mixture.corpus, mixture.text_field, folder, load, console)
-    known = _plan(folder).get("corpus")
+    known = store.read_plan(folder).get("corpus")
     if known is not None and Path(known).is_file():
         return Path(known)
     demo = demo_settings(config)
     table = None if demo is None else demo_folder(config, demo).resolve() / "corpus.jsonl"
     return table if table is not None and settings.task not in ("analyze", "remix") else None
-
-
-def _plan(folder: Path) -> dict[str, Any]:
-    """What `run.json` holds; empty where there is none."""
-    path = folder / "run.json"
-    if not path.exists():
-        return {}
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError:
-        found = None
-    if not isinstance(found, dict):
-        raise UserError(f"{path}: it is damaged; remove it, and task=track writes it again")
-    return found
 
 
 def _request(settings: RunSettings, corpus: Path | None, plan: Mapping[str, Any]) -> Request:

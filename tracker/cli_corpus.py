@@ -98,6 +98,6 @@ def _local(path: Any, folder: Path, where: str) -> Path:
 
 def _tokenizer_of(folder: Path) -> str | None:
     """Digest of the tokenizer that the run's records were read with; None without records."""
-    for record in sorted((folder / "records").glob("step-*.h5"))[:1]:
+    for record in sorted((folder / store.RECORDS).glob("step-*.h5"))[:1]:
         return str(store.read_attributes(record)["tokenizer_sha256"])
     return None

@@ -18,8 +18,8 @@ from checkpoints.series import Series, shortened
 from checkpoints.shelf import HubShelf, weight_files
 from tracker.config import HubSettings, demo_folder, demo_settings, find_series, hub_settings
 from tracker.console import Console
+from tracker.ends import DONE
 
-DONE = 0
 LINES = {"100 Mbit/s": 100e6 / 8, "1 Gbit/s": 1e9 / 8}
 """Name of a line to the Hub -> bytes per second."""
 UNITS = {"GB": 1e9, "MB": 1e6, "kB": 1e3}

@@ -13,6 +13,7 @@ from pathlib import Path
 from omegaconf import DictConfig, OmegaConf
 
 from checkpoints.errors import UserError
+from tracker import store
 from tracker.config import RunSettings
 
 TASKS = ("all", "track", "analyze", "remix")
@@ -79,7 +80,7 @@ def require_runs(folders: Sequence[str]) -> None:
         UserError: One of them holds no records.
     """
     for folder in folders:
-        if not any((Path(folder) / "records").glob("step-*.h5")):
+        if not any((Path(folder) / store.RECORDS).glob("step-*.h5")):
             raise UserError(f"analysis.seeds: {folder}: no records in it; give the folder of a run")
 
 

@@ -22,6 +22,7 @@ from checkpoints.local import local_series
 from checkpoints.remote import HubRun, hub_series, hub_tokenizer
 from checkpoints.series import Series
 from checkpoints.small import SmallModel
+from tracker import store
 from tracker.documents import (
     Source,
     choose_languages,
@@ -36,7 +37,7 @@ from tracker.documents import (
 from tracker.interventions import Intervention
 from tracker.loading import ModelSettings, count_parameters
 from tracker.presets import from_preset
-from tracker.primary import RUN, Choice, auto_primary
+from tracker.primary import Choice, auto_primary
 from tracker.probes import Probe, require_number, require_whole
 from tracker.sweep import (
     Measurement,
@@ -464,7 +465,7 @@ def _earlier_runs(settings: RunSettings, series: str) -> Iterator[Path]:
     """Folders of runs that may have found the primary language already."""
     if settings.run_dir is not None:
         yield Path(settings.run_dir)
-    yield from sorted(p.parent for p in (Path(settings.runs) / series).glob(f"*/{RUN}"))
+    yield from sorted(p.parent for p in (Path(settings.runs) / series).glob(f"*/{store.RUN}"))
 
 
 LARGE, FOLDS_OF_LARGE = 1_000_000_000, 2

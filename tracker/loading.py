@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from checkpoints.errors import CheckpointError, UserError
+from checkpoints.errors import CheckpointError, UserError, first_line
 from tracker.model import anatomy_of
 
 DTYPES = ("float32", "bfloat16")
@@ -105,7 +105,7 @@ def load_model(folder: Path, settings: ModelSettings) -> Any:
     try:
         config = AutoConfig.from_pretrained(folder, trust_remote_code=remote)
     except Exception as error:  # any, where the repository's own code reads it
-        raise CheckpointError(f"the config cannot be read ({_first_line(error)})") from error
+        raise CheckpointError(f"the config cannot be read ({first_line(error)})") from error
     anatomy_of(config.to_dict())
     if settings.device_map is not None:
         _require_accelerate(settings.device_map)
@@ -123,7 +123,7 @@ def load_model(folder: Path, settings: ModelSettings) -> Any:
                 trust_remote_code=remote,
             )
     except Exception as error:  # damage shows as any of a dozen types, all of them this one's fault
-        raise CheckpointError(f"the weights cannot be loaded ({_first_line(error)})") from error
+        raise CheckpointError(f"the weights cannot be loaded ({first_line(error)})") from error
     model, info = loaded
     _refuse_incomplete(info)
     if settings.device_map is None:
@@ -132,10 +132,6 @@ def load_model(folder: Path, settings: ModelSettings) -> Any:
     for name, weight in model.named_parameters():
         refuse_infinite(name, weight)
     return model.eval().requires_grad_(False)
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
 
 
 def count_parameters(folder: Path, trust_remote_code: bool = False) -> int:

@@ -14,7 +14,7 @@ from typing import Any
 from huggingface_hub import HfApi, constants, hf_hub_download
 from huggingface_hub.errors import EntryNotFoundError
 
-from checkpoints.errors import UserError
+from checkpoints.errors import UserError, first_line
 from checkpoints.hub import told
 from tracker.concepts import canonical
 from tracker.documents import Document, Source
@@ -102,8 +102,7 @@ def _rows(
         raise
     except Exception as error:  # what cannot be reached or read shows as any of several types
         _explain(path)
-        lines = str(error).strip().splitlines() or [repr(error)]
-        why = "no such file" if isinstance(error, EntryNotFoundError) else lines[0]
+        why = "no such file" if isinstance(error, EntryNotFoundError) else first_line(error)
         raise UserError(f"text.path={path}: {place}, split {split}: {why}") from None
 
 

@@ -24,10 +24,8 @@ from tracker.provenance import is_of
 from tracker.store import Variable
 from tracker.sweep import Measurement, Progress, Sweep
 
-RUN = "run.json"
-"""What a run's folder tells of it that no record does."""
 CHOICE = "primary_choice"
-"""Where in it the choice is."""
+"""Where in `run.json` the choice is."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +76,7 @@ def _kept(folder: Path, measurement: Measurement) -> Choice | None:
     now, and whose record of the formed one is of the weights that are there now.
     """
     try:
-        run = json.loads((folder / RUN).read_text(encoding="utf-8"))
+        run = json.loads((folder / store.RUN).read_text(encoding="utf-8"))
         found, digest = run[CHOICE], run["config_sha256"]
         choice = Choice(
             str(found["primary"]), str(found["why"]), tuple(map(int, found["looked_at"]))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import platform
 import threading
@@ -14,7 +13,7 @@ from pathlib import Path
 import torch
 
 from checkpoints.errors import CheckpointError
-from checkpoints.files import sha256
+from checkpoints.files import joint_digest, sha256
 from checkpoints.local import check_weights
 from checkpoints.series import Checkpoint
 from tracker import store
@@ -107,7 +106,4 @@ def stat_of(files: Sequence[Path]) -> str:
 
 def digest_of_files(files: Sequence[Path]) -> str:
     """Hash of the files' hashes, in their order."""
-    digest = hashlib.sha256()
-    for file in files:
-        digest.update(bytes.fromhex(sha256(file)))
-    return digest.hexdigest()
+    return joint_digest(map(sha256, files))

@@ -12,7 +12,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from checkpoints.errors import CheckpointError
+from checkpoints.errors import CheckpointError, first_line
 from checkpoints.local import check_weights
 from tracker.loading import ModelSettings, load_model, refuse_infinite
 from tracker.model import LanguageModel
@@ -141,8 +141,7 @@ def _fill(model: Any, folder: Path, names: Mapping[str, str]) -> None:
         for mine, theirs in names.items():
             _copy(mine, state[mine], stored[theirs]())
     except (OSError, RuntimeError, SafetensorError) as error:
-        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise CheckpointError(f"the weights cannot be loaded ({first[:200]})") from error
+        raise CheckpointError(f"the weights cannot be loaded ({first_line(error)})") from error
 
 
 def _copy(name: str, weight: Tensor, stored: Tensor) -> None:

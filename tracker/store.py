@@ -22,6 +22,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
+from checkpoints.errors import UserError
 from checkpoints.files import new_file
 
 SCHEMA_VERSION = 1
@@ -70,6 +71,8 @@ def variables(result: Any) -> dict[str, Variable]:
 
 RECORDS, INTERVENTIONS = "records", "interventions"
 """Folders, within a run's, of its records and of those of interventions."""
+RUN = "run.json"
+"""File of a run's folder that tells of it what no record does."""
 
 
 def record_name(step: int) -> str:
@@ -295,6 +298,30 @@ def missing_steps(folder: Path, steps: Iterable[int], pending: Mapping[int, str]
     found = {s: noted.get(s, "not measured yet") for s in steps}
     found |= pending
     return {s: why for s, why in sorted(found.items()) if s not in have}
+
+
+def read_plan(run: Path) -> dict[str, Any]:
+    """What `run.json` of a run's folder holds; empty where there is none.
+
+    Raises:
+        UserError: It is damaged.
+    """
+    path = run / RUN
+    if not path.exists():
+        return {}
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:
+        found = None
+    if not isinstance(found, dict):
+        raise UserError(f"{path}: it is damaged; remove it, and task=track writes it again")
+    return found
+
+
+def missing_of(run: Path, plan: Mapping[str, Any]) -> dict[int, str]:
+    """Step -> why a run's folder has no record of it, by its plan (`read_plan`)."""
+    pending = {int(step): str(why) for step, why in plan.get("pending", {}).items()}
+    return missing_steps(run / RECORDS, plan.get("steps", ()), pending)
 
 
 def _skip_path(folder: Path, step: int) -> Path:

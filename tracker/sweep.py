@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from checkpoints.errors import CheckpointError, DownloadError, UserError
+from checkpoints.errors import CheckpointError, DownloadError, UserError, first_line
 from checkpoints.files import clear_unfinished
 from checkpoints.local import check_weights
 from checkpoints.series import Checkpoint, Series
@@ -522,8 +522,7 @@ def series_tokenizer(series: Series, folder: str | None) -> tuple[Any, str]:
     try:
         return AutoTokenizer.from_pretrained(place, local_files_only=True), digest
     except Exception as error:  # a damaged tokenizer shows as any of several types
-        first = (str(error).splitlines() or [""])[0]
-        raise UserError(f"{place}: the tokenizer cannot be loaded ({first[:200]})") from error
+        raise UserError(f"{place}: the tokenizer cannot be loaded ({first_line(error)})") from error
 
 
 def _common_tokenizer(series: Series) -> tuple[Path, str | None]:

@@ -20,7 +20,7 @@ if [ -n "$missing" ]; then
         slurmctld slurmd slurm-client munge; } > /dev/null || refuse "apt-get cannot install it"
 fi
 
-room=$(mktemp -d /tmp/slurm.XXXXXX)
+room=$(mktemp -d -t slurm.XXXXXX)
 chmod 755 "$room"  # munge refuses what others could write to
 mkdir -p "$room/state" "$room/spool"
 daemons=()

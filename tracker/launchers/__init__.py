@@ -21,7 +21,7 @@ from hydra.core.plugins import Plugins
 from hydra.core.utils import JobReturn, JobStatus, filter_overrides
 from omegaconf import DictConfig
 
-from checkpoints.errors import UserError
+from checkpoints.errors import UserError, first_line
 from tracker.console import Console
 from tracker.ends import DONE, FAILED, MEANING, Ended
 
@@ -57,14 +57,15 @@ def require_launcher(arguments: Sequence[str]) -> None:
     for argument in arguments:
         found = re.fullmatch(r"\+*hydra/launcher=(\w+)", argument)
         package = _PACKAGES.get(found[1]) if found else None
-        if package and find_spec("hydra_plugins") is None:
-            raise UserError(_install(argument, package))
-        if package and find_spec(f"hydra_plugins.{package.replace('-', '_')}") is None:
-            raise UserError(_install(argument, package))
+        if package and not _is_there(f"hydra_plugins.{package.replace('-', '_')}"):
+            raise UserError(f"{argument} needs the package {package}: pip install {package}")
 
 
-def _install(argument: str, package: str) -> str:
-    return f"{argument} needs the package {package}: pip install {package}"
+def _is_there(module: str) -> bool:
+    try:
+        return find_spec(module) is not None
+    except ModuleNotFoundError:  # of the package that it would be in
+        return False
 
 
 def watch(listener: Callable[[int], None]) -> None:
@@ -88,8 +89,15 @@ class Reported:
             return self.job(config)
         except Exception as error:
             traceback.print_exc()  # lost otherwise: an exception travels without it
-            first = (str(error).splitlines() or [""])[0]
-            return Ended(FAILED, f"{type(error).__name__}: {first[:200]}")
+            return Ended(FAILED, f"{type(error).__name__}: {first_line(error)}")
+
+
+class ReportsEnds:
+    """Mixed into a launcher: its jobs return how they ended."""
+
+    def setup(self, *, task_function: Callable[[DictConfig], Ended], **context: Any) -> None:
+        """As Hydra's launchers take it."""
+        super().setup(task_function=Reported(task_function), **context)  # type: ignore[misc]
 
 
 def returned(end: Ended) -> JobReturn:

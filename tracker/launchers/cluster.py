@@ -21,9 +21,10 @@ from hydra_plugins.hydra_submitit_launcher.submitit_launcher import (
     SlurmLauncher,
 )
 
+from checkpoints.errors import first_line
 from tracker.console import Console
 from tracker.ends import FAILED, WRONG_USE, Ended
-from tracker.launchers import Report, Reported, end_of, returned
+from tracker.launchers import Report, ReportsEnds, end_of, returned
 
 _FIRST_PAUSE, _LAST_PAUSE = 0.5, 10.0
 """Seconds between two looks at the jobs, at first and in the end."""
@@ -37,12 +38,8 @@ _OVER = (
 """States from which no job of Slurm comes back by itself."""
 
 
-class _Patient(BaseSubmititLauncher):  # type: ignore[misc]
+class _Patient(ReportsEnds, BaseSubmititLauncher):  # type: ignore[misc]
     """Submits all jobs at once and waits for every one, whatever becomes of the others."""
-
-    def setup(self, *, task_function: Any, **context: Any) -> None:
-        """Jobs return how they ended."""
-        super().setup(task_function=Reported(task_function), **context)
 
     def launch(
         self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int
@@ -177,4 +174,4 @@ def _end(job: Any, state: str) -> Ended:
     try:
         return end_of(job.results()[0])
     except Exception as error:
-        return Ended(FAILED, (str(error).strip().splitlines() or ["no result"])[0][:200])
+        return Ended(FAILED, first_line(error))

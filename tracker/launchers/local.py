@@ -4,25 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from concurrent.futures.process import BrokenProcessPool
-from typing import Any
 
 from hydra.core.utils import JobReturn
 from hydra_plugins.hydra_joblib_launcher.joblib_launcher import JoblibLauncher
 
 from tracker.console import Console
 from tracker.ends import FAILED, Ended
-from tracker.launchers import Report, Reported, end_of, returned
+from tracker.launchers import Report, ReportsEnds, end_of, returned
 
 
-class Joblib(JoblibLauncher):  # type: ignore[misc]
+class Joblib(ReportsEnds, JoblibLauncher):  # type: ignore[misc]
     """joblib's processes write to this terminal: what a job says is seen as it is said.
 
     Where a process is killed, joblib ends the others with it.
     """
-
-    def setup(self, *, task_function: Any, **context: Any) -> None:
-        """Jobs return how they ended."""
-        super().setup(task_function=Reported(task_function), **context)
 
     def launch(
         self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int
