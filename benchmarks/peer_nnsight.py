@@ -7,7 +7,7 @@ from importlib import import_module
 from typing import Any, cast
 
 import torch
-from peer_plain import Job, Setting
+from peer_plain import Job, OneForward, Setting
 from peer_sums import Found, Place, PlainSums, Sums
 from torch import Tensor
 from torch.nn import functional
@@ -35,7 +35,7 @@ class Envoys:
         return reduce(getattr, path.split("."), start)
 
 
-class NNsight:
+class NNsight(OneForward):
     """nnsight at its best: one trace per batch, in which tensors go to `Sums`."""
 
     def __init__(self, setting: Setting) -> None:
@@ -43,14 +43,6 @@ class NNsight:
         self.parts.model.requires_grad_(False)
         norm = self.parts.inner.get_submodule(setting.row.final_norm)
         self.ends = setting.ends(norm, self.parts.inner.get_output_embeddings().weight)
-
-    def __call__(self, job: Job) -> Found:
-        """Measure."""
-        sums = self.setting.sums()
-        for place in self.setting.work.places:
-            sums.begin(place)
-            self._whole(sums, place) if job.name == "whole" else self._counts(sums, place)
-        return sums.found()
 
     @torch.no_grad()
     def _counts(self, sums: Sums, place: Place) -> None:

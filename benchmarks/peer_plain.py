@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -87,6 +88,28 @@ class Setting:
         return Ends(norm, unembedding[self.work.tokens], rms is None, eps)
 
 
+class OneForward(ABC):
+    """A peer at its best: one forward per batch, whose tensors go to `Sums`."""
+
+    setting: Setting
+
+    def __call__(self, job: Job) -> Found:
+        """Measure."""
+        sums = self.setting.sums()
+        for place in self.setting.work.places:
+            sums.begin(place)
+            self._whole(sums, place) if job.name == "whole" else self._counts(sums, place)
+        return sums.found()
+
+    @abstractmethod
+    def _counts(self, sums: Sums, place: Place) -> None:
+        """Of a batch, where activations are counted and nothing else."""
+
+    @abstractmethod
+    def _whole(self, sums: Sums, place: Place) -> None:
+        """Everything of a batch."""
+
+
 class Ours:
     """`one_pass`, on weights that are there or, for the reload's sake, after loading them."""
 
@@ -134,7 +157,7 @@ class Ours:
         return scores.reshape(*shape[:2], -1)
 
 
-class Reload:
+class Reload(ABC):
     """Plain transformers: for each metric the checkpoint is loaded, read with and dropped."""
 
     def __init__(self, setting: Setting) -> None:
@@ -149,18 +172,120 @@ class Reload:
             if name == metric or (metric, name) == ("score", "base")
         }
 
-    def _metric(self, metric: str) -> Found:
+    def _loaded(self) -> tuple[Any, Ends]:
         load: Any = AutoModelForCausalLM.from_pretrained
-        model = load(self.setting.folder, dtype=torch.float32).requires_grad_(False)
-        row = self.setting.row
-        ends = self.setting.ends(
-            model.get_submodule(row.final_norm), model.get_output_embeddings().weight
-        )
+        model = load(self.setting.folder, dtype=torch.float32)
+        norm = model.get_submodule(self.setting.row.final_norm)
+        return model, self.setting.ends(norm, model.get_output_embeddings().weight)
+
+    @abstractmethod
+    def _metric(self, metric: str) -> Found:
+        """Load the checkpoint and measure; one metric of what is returned counts."""
+
+
+class ReloadAtItsBest(Reload):
+    """A reload that runs only as much of the model as the metric needs."""
+
+    def _metric(self, metric: str) -> Found:
+        model, ends = self._loaded()
+        model.requires_grad_(False)
         sums = self.setting.sums()
         for place in self.setting.work.places:
             sums.begin(place)
-            one_metric(model, row, metric, sums, place, ends)
+            one_metric(model, self.setting.row, metric, sums, place, ends)
         return sums.found()
+
+
+class ReloadAsDocumented(Reload):
+    """A reload as pico-analyze has it: every metric gets all of a checkpoint's states anew.
+
+    Its loop (`scripts/analyze.py`) asks `get_checkpoint_states` for the weights, the activations
+    and the gradients of the step, metric by metric, whichever of them the metric reads. It reads
+    them from files that pico-train wrote; other checkpoints have none, so they are made here, with
+    nothing kept but what is read later.
+    """
+
+    def _metric(self, metric: str) -> Found:
+        model, ends = self._loaded()
+        sums = self.setting.plain_sums()
+        for place in self.setting.work.places:
+            sums.begin(place)
+            states = States.of(model, self.setting.row, place)
+            model.zero_grad()
+            with torch.no_grad():
+                self._add(metric, sums, states, ends, model.get_output_embeddings())
+        return sums.found()
+
+    def _add(
+        self, metric: str, sums: PlainSums, states: States, ends: Ends, head: torch.nn.Module
+    ) -> None:
+        slopes = zip(states.unit, states.slope, strict=True)
+        scale = ends.scale(states.hidden[-1])
+        at = sums.place.rows, sums.place.tokens
+        layers: dict[str, tuple[Callable[[int, Any], None], Iterable[Any]]] = {
+            "count": (sums.add_active, states.activation),
+            "language": (sums.add_means, states.hidden),
+            "document": (sums.add_means, states.hidden),
+            "importance": (lambda i, pair: sums.add_slope(i, *pair), slopes),
+            "evidence": (lambda i, unit: sums.add_evidence(i, unit, scale), states.unit),
+            "score": (
+                lambda i, h: sums.add_lens(
+                    i, head(ends.norm(h[at])).log_softmax(-1)[:, sums.work.tokens]
+                ),
+                states.hidden,
+            ),
+        }
+        if metric == "loss":
+            sums.add_loss(states.nll)
+            return
+        add, tensors = layers[metric]
+        for i, tensor in enumerate(tensors):
+            add(i, tensor)
+
+
+@dataclass(frozen=True)
+class States:
+    """What a batch leaves behind, a tensor per layer."""
+
+    hidden: list[Tensor]
+    activation: list[Tensor]
+    unit: list[Tensor]
+    slope: list[Tensor]
+    """`dL/da` of `unit`."""
+    nll: Tensor
+
+    @classmethod
+    def of(cls, model: Any, row: Anatomy, place: Place) -> States:
+        """Of a forward and a backward."""
+        hidden: list[Tensor] = []
+        activation: list[Tensor] = []
+        units: list[Tensor] = []
+
+        def unit(_layer: int, u: Tensor) -> None:
+            u.retain_grad()
+            units.append(u)
+
+        wanted: Wanted = {
+            "hidden": [lambda _layer, h: hidden.append(h)],
+            "activation": [lambda _layer, a: activation.append(a)],
+            "unit": [unit],
+        }
+        with watched(model, row, wanted):
+            logits = model(
+                input_ids=place.batch.ids, attention_mask=place.batch.attention, use_cache=False
+            ).logits
+        target = place.batch.ids[:, 1:].flatten()
+        nll = functional.cross_entropy(logits[:, :-1].flatten(0, 1), target, reduction="none")
+        nll = nll.view(len(logits), -1)
+        nll[place.batch.scored[:, :-1]].sum().backward()  # type: ignore[no-untyped-call]
+        slopes = [u.grad for u in units if u.grad is not None]
+        return cls(
+            [t.detach() for t in hidden],
+            [t.detach() for t in activation],
+            [t.detach() for t in units],
+            slopes,
+            nll.detach(),
+        )
 
 
 def one_metric(model: Any, row: Anatomy, metric: str, sums: Sums, place: Place, ends: Ends) -> None:

@@ -7,7 +7,7 @@ from importlib import import_module
 from typing import Any
 
 import torch
-from peer_plain import Job, See, Setting
+from peer_plain import Job, OneForward, See, Setting
 from peer_sums import Found, Place, PlainSums, Sums
 from torch import Tensor
 
@@ -26,7 +26,7 @@ def counted(setting: Setting) -> str:
     return "mlp.gate.hook_out" if setting.row.up is not None else "mlp.hook_post"
 
 
-class TransformerLens:
+class TransformerLens(OneForward):
     """TransformerLens at its best: one forward, and hooks that hand tensors to `Sums`."""
 
     def __init__(self, setting: Setting) -> None:
@@ -35,14 +35,6 @@ class TransformerLens:
         self.layers = range(self.model.cfg.n_layers)
         self.act = counted(setting)
         self.ends = setting.ends(self.model.ln_final, self.model.W_U.T)
-
-    def __call__(self, job: Job) -> Found:
-        """Measure."""
-        sums = self.setting.sums()
-        for place in self.setting.work.places:
-            sums.begin(place)
-            self._whole(sums, place) if job.name == "whole" else self._counts(sums, place)
-        return sums.found()
 
     @torch.no_grad()
     def _counts(self, sums: Sums, place: Place) -> None:

@@ -21,15 +21,27 @@ from transformers import (
 from tracker.documents import from_programs, shipped_concepts
 from tracker.positions import index_concepts
 from tracker.probes import Context
+from tracker.probes.alignment import Alignment
+from tracker.probes.importance import Importance
+from tracker.probes.lape import Lape
+from tracker.probes.performance import Performance
+from tracker.probes.subspaces import LanguageSubspaces
+from tracker.probes.transferring import Transferring
+from tracker.probes.vocabulary_mass import VocabularyMass
+from tracker.probes.working_language import WorkingLanguage
 from tracker.text import TextSettings, build_text
 
+STATISTICS = (Performance(), Lape(), LanguageSubspaces(), Alignment())
+LENS = (WorkingLanguage(), VocabularyMass())
+BUT_REGIONS = (*STATISTICS, *LENS, Transferring(), Importance())
+"""All that needs no gradients of parameters."""
 LANGUAGES = ("python", "php", "java", "go", "csharp")
 
 
 def _neox(width: int, layers: int, heads: int) -> PreTrainedConfig:
     return GPTNeoXConfig(
         vocab_size=50304, hidden_size=width, num_hidden_layers=layers, num_attention_heads=heads,
-        intermediate_size=4 * width, max_position_embeddings=2048, rotary_pct=0.25,
+        intermediate_size=4 * width, max_position_embeddings=2048,
         tie_word_embeddings=False, use_parallel_residual=True,
     )  # fmt: skip
 
@@ -76,7 +88,9 @@ def tokenizer(documents: Sequence[Any]) -> PreTrainedTokenizerFast:
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
     )  # fmt: skip
     raw.train_from_iterator([d.text for d in documents], trainer)
-    return PreTrainedTokenizerFast(tokenizer_object=raw, eos_token="<|endoftext|>")
+    make: Any = PreTrainedTokenizerFast
+    made: PreTrainedTokenizerFast = make(tokenizer_object=raw, eos_token="<|endoftext|>")
+    return made
 
 
 def context(tokens_per_language: int, languages: int = len(LANGUAGES)) -> Context:

@@ -24,25 +24,15 @@ from statistics import median
 from typing import Any
 
 import torch
-from shapes import SHAPES, context, make
+from shapes import BUT_REGIONS, LENS, SHAPES, STATISTICS, context, make
 from timing import CLOCKS, against, machine, rounds, spread, table
 
 from tracker.model import LanguageModel
 from tracker.one_pass import one_pass
 from tracker.probes import Accumulator, Context, Probe
-from tracker.probes.alignment import Alignment
 from tracker.probes.importance import Importance
-from tracker.probes.lape import Lape
 from tracker.probes.performance import Performance
 from tracker.probes.regions import Regions
-from tracker.probes.subspaces import LanguageSubspaces
-from tracker.probes.transferring import Transferring
-from tracker.probes.vocabulary_mass import VocabularyMass
-from tracker.probes.working_language import WorkingLanguage
-
-STATISTICS = (Performance(), Lape(), LanguageSubspaces(), Alignment())
-LENS = (WorkingLanguage(), VocabularyMass())
-ALL = (*STATISTICS, *LENS, Transferring(), Importance())
 
 
 @dataclass(frozen=True)
@@ -68,9 +58,9 @@ def targets(shape: str) -> tuple[Target, ...]:
             "logit lens at every layer adds", (Performance(), *LENS), "F", 1.0 if small else 0.5,
             minus="loss",
         ),
-        Target("everything but regions", ALL, "B", 1.6 if small else 1.3),
+        Target("everything but regions", BUT_REGIONS, "B", 1.6 if small else 1.3),
         Target("loss and regions", (Performance(), Regions()), "FB", 1.15),
-        Target("everything", (*ALL, Regions()), "FB", 1.3),
+        Target("everything", (*BUT_REGIONS, Regions()), "FB", 1.3),
     )  # fmt: skip
 
 
@@ -141,7 +131,7 @@ class Bench:
         """`FB`."""
         self.model.requires_grad_(True)
         for batch in self.batches:
-            self._loss(batch).backward()
+            self._loss(batch).backward()  # type: ignore[no-untyped-call]
         self.model.zero_grad()
         self.model.requires_grad_(False)
 

@@ -18,30 +18,14 @@ from pathlib import Path
 from statistics import median
 
 import torch
-from shapes import LANGUAGES, SHAPES, context, make, tokenizer
+from shapes import BUT_REGIONS, LANGUAGES, SHAPES, context, make, tokenizer
 from timing import CLOCKS, machine, table
 
 from checkpoints.local import local_series
-from tracker.documents import from_programs
+from tracker.documents import Document, from_programs
 from tracker.loading import ModelSettings
-from tracker.probes import Probe
-from tracker.probes.alignment import Alignment
-from tracker.probes.importance import Importance
-from tracker.probes.lape import Lape
-from tracker.probes.performance import Performance
-from tracker.probes.subspaces import LanguageSubspaces
-from tracker.probes.transferring import Transferring
-from tracker.probes.vocabulary_mass import VocabularyMass
-from tracker.probes.working_language import WorkingLanguage
 from tracker.sweep import Measurement, Sweep, series_tokenizer, track
 from tracker.text import TextSettings
-
-PROBES: dict[str, Probe] = {
-    "performance": Performance(), "lape": Lape(), "importance": Importance(),
-    "transferring": Transferring(), "working_language": WorkingLanguage(),
-    "vocabulary_mass": VocabularyMass(), "subspaces": LanguageSubspaces(),
-    "alignment": Alignment(),
-}  # fmt: skip
 
 
 def write_series(folder: Path, shape: str, checkpoints: int) -> None:
@@ -57,7 +41,7 @@ def write_series(folder: Path, shape: str, checkpoints: int) -> None:
         reader.save_pretrained(place)
 
 
-def documents(languages: int) -> tuple[object, ...]:
+def documents(languages: int) -> tuple[Document, ...]:
     """The text of `shapes.context`."""
     chosen = LANGUAGES[:languages]
     return tuple(d for d in from_programs().documents if d.language in chosen and not d.graded_only)
@@ -80,8 +64,8 @@ def of(folder: Path, tokens: int, languages: int, dtype: str) -> Measurement:
         series=series, tokenizer=reader, tokenizer_digest=digest,
         documents=documents(languages), concept_table=(), languages=LANGUAGES[:languages],
         primary=LANGUAGES[0], text_settings=TextSettings(tokens_per_language=tokens),
-        probes=PROBES, model_settings=ModelSettings(dtype=dtype, device="cpu"), seed=0, config="",
-        longest=2048,
+        probes={type(probe).__name__: probe for probe in BUT_REGIONS},
+        model_settings=ModelSettings(dtype=dtype, device="cpu"), seed=0, config="", longest=2048,
     )  # fmt: skip
 
 
