@@ -17,6 +17,7 @@ from transformers import (
     PreTrainedConfig,
     PreTrainedTokenizerFast,
 )
+from transformers.utils import logging
 
 from tracker.documents import from_programs, shipped_concepts
 from tracker.positions import index_concepts
@@ -35,6 +36,7 @@ STATISTICS = (Performance(), Lape(), LanguageSubspaces(), Alignment())
 LENS = (WorkingLanguage(), VocabularyMass())
 BUT_REGIONS = (*STATISTICS, *LENS, Transferring(), Importance())
 """All that needs no gradients of parameters."""
+logging.disable_progress_bar()  # type: ignore[no-untyped-call]
 LANGUAGES = ("python", "php", "java", "go", "csharp")
 
 

@@ -4,7 +4,7 @@
     python benchmarks/turnover.py --checkpoints 20 --tokens 2048
 
 The files are dropped from the system's memory first, so that they come from the disk. The base is
-the time of measuring alone, taken in the same process on weights that are loaded.
+the time of measuring alone, taken in the same process before and after on weights that are loaded.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import argparse
 import json
 import os
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from statistics import median
 
@@ -24,6 +24,7 @@ from timing import CLOCKS, machine, table
 from checkpoints.local import local_series
 from tracker.documents import Document, from_programs
 from tracker.loading import ModelSettings
+from tracker.probes import Context
 from tracker.sweep import Measurement, Sweep, series_tokenizer, track
 from tracker.text import TextSettings
 
@@ -69,6 +70,18 @@ def of(folder: Path, tokens: int, languages: int, dtype: str) -> Measurement:
     )  # fmt: skip
 
 
+def measured(measurement: Measurement, text: Context, clock: Callable[[], float]) -> list[float]:
+    """Seconds of measuring one checkpoint, again and again, after a first time."""
+    sweep = Sweep(measurement, Path(), text)
+    model = sweep.load(measurement.series.checkpoints[0])
+    times = []
+    for _ in range(4):
+        start = clock()
+        sweep.measure(model)
+        times.append(clock() - start)
+    return times[1:]
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Print a table, and write the numbers where they are asked for."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
@@ -86,19 +99,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
         folder = Path(scratch)
         write_series(folder / "series", given.shape, given.checkpoints)
         m = of(folder / "series", given.tokens, given.languages, given.dtype)
-        sweep = Sweep(m, folder / "alone", text)
-        model = sweep.load(m.series.checkpoints[0])
-        alone = []
-        for _ in range(4):
-            start = clock()
-            sweep.measure(model)
-            alone.append(clock() - start)
-        del sweep, model
+        alone = measured(m, text, clock)
         drop(folder)
         start = clock()
         track(m, folder / "records", context=text)
         whole = clock() - start
-    measuring = median(alone[1:])
+        alone += measured(m, text, clock)  # a machine's speed drifts within minutes
+    measuring = median(alone)
     ratio = whole / (given.checkpoints * measuring)
     print(table(
         ("shape", "checkpoints", "measuring one", "sweep", "sweep / sum of measuring", "at most"),

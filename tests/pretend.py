@@ -1,6 +1,7 @@
 """Several devices on a machine that has one: tensors that say where they are, and are on the host.
 
 An operation on tensors of two devices fails as it would on real ones; the numbers are the host's.
+Copies to the host that are not waited for hold something else until they are.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from torch import Tensor, nn
@@ -15,10 +17,20 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map
 
+from tracker import late
+
 FIRST, SECOND = torch.device("xla:0"), torch.device("xla:1")
 _COPIES = ("aten._to_copy.default", "aten.copy_.default")
 _INDEXED = ("aten.index.Tensor", "aten.index_put_.default", "aten._index_put_impl_.default")
 """Indices may be the host's."""
+_READ = (
+    "aten._local_scalar_dense.default", "aten.nonzero.default", "aten.masked_select.default",
+    "aten._unique2.default", "aten.equal.default",
+)  # fmt: skip
+"""What the host cannot go on without knowing the values of."""
+_waits: list[str] = []
+_underway: list[tuple[Tensor, Tensor]] = []
+"""Tensors of the host, and what arrives in them."""
 
 
 class Placed(Tensor):
@@ -45,6 +57,7 @@ class Placed(Tensor):
         return self.where
 
     def cpu(self, *_: Any, **__: Any) -> Tensor:
+        _waits.append("cpu")
         return _Move.apply(self, torch.device("cpu"))  # type: ignore[no-any-return, no-untyped-call]
 
     def to(self, *args: Any, **kwargs: Any) -> Tensor:
@@ -57,6 +70,11 @@ class Placed(Tensor):
                 rest = [given]
             elif given is not None:
                 where = torch.device(given)
+        if where.type == "cpu" and kwargs.get("non_blocking"):
+            assert not rest, "a copy that is not waited for cannot be converted on the host"
+            return _sent(self.held)
+        if where.type == "cpu":
+            _waits.append("to the host")
         moved = self if where == self.where else _Move.apply(self, where)  # type: ignore[no-untyped-call]
         return torch.Tensor.to(moved, *rest) if rest else moved
 
@@ -65,6 +83,25 @@ class Placed(Tensor):
         cls, function: Any, _types: Any, args: Any = (), kwargs: Any = None
     ) -> Any:
         return _run(function, args, kwargs or {})
+
+
+def _sent(held: Tensor) -> Tensor:
+    """A copy that holds something else until it is waited for."""
+    copy = torch.empty(held.shape, dtype=held.dtype)
+    copy.copy_(~held if held.dtype == torch.bool else held + 1)
+    _underway.append((copy, held.clone()))
+    return copy
+
+
+class _Mark:
+    """As an event of a device: what was sent before it is here once it is waited for."""
+
+    def __init__(self, _where: torch.device) -> None:
+        self.sent = list(_underway)
+
+    def synchronize(self) -> None:
+        for copy, held in self.sent:
+            copy.copy_(held)
 
 
 class _Move(torch.autograd.Function):
@@ -92,6 +129,7 @@ def _run(function: Any, args: Any, kwargs: Mapping[str, Any]) -> Any:
         places -= {torch.device("cpu")}
     if name not in _COPIES and len(places) > 1:
         raise RuntimeError(f"{name}: tensors are on {', '.join(sorted(map(str, places)))}")
+    _note_wait(name, args, kwargs, given)
     elsewhere = asked is not None and torch.device(asked).type != "cpu"
     if elsewhere:
         kwargs["device"] = torch.device("cpu")
@@ -100,6 +138,33 @@ def _run(function: Any, args: Any, kwargs: Mapping[str, Any]) -> Any:
     if name.split(".")[1].endswith("_") or function._schema.is_mutable:
         return args[0] if isinstance(found, Tensor) else found
     return tree_map(lambda x: _placed(x, where), found)
+
+
+def _note_wait(name: str, args: Any, kwargs: Mapping[str, Any], given: list[Tensor]) -> None:
+    """Whether the program would stop here until a real device has done all it was told."""
+    placed = [t for t in given if isinstance(t, Placed)]
+    asked = kwargs.get("device")
+    if name == "aten._to_copy.default":
+        comes = asked is not None and torch.device(asked).type != "cpu" and not placed
+        waits = comes and not kwargs.get("non_blocking") and given[0].dim() > 0
+    elif name == "aten.copy_.default":
+        waits = len(placed) == 1 and given[1].dim() > 0 and not (len(args) > 2 and args[2])
+    elif name in _INDEXED:
+        indices = [t for t in args[1] if t is not None]
+        waits = isinstance(args[0], Placed) and any(
+            t.dtype == torch.bool or not isinstance(t, Placed) for t in indices
+        )
+    else:
+        waits = bool(placed) and name in _READ
+    if waits:
+        _waits.append(name)
+
+
+@contextmanager
+def counted_waits() -> Iterator[list[str]]:
+    """What the host would wait at for a device of its own, from here on."""
+    _waits.clear()
+    yield _waits
 
 
 def _where(tensor: Tensor) -> torch.device:
@@ -142,7 +207,8 @@ class _FromNumbers(TorchFunctionMode):
 @contextmanager
 def several_devices() -> Iterator[None]:
     """`xla:0` and `xla:1` can be named."""
-    with _FromNumbers(), _Making():
+    _underway.clear()
+    with _FromNumbers(), _Making(), patch.object(late, "mark", _Mark):
         yield
 
 

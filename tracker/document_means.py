@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from tracker.late import Arrivals
 from tracker.model import LanguageModel
 from tracker.text import ProbeText
 from tracker.trace import Trace
@@ -83,6 +84,7 @@ class DocumentMeans:
         width = model.writing(0).shape[1]
         self.sum = torch.zeros((len(documents), model.layers + 1, width))
         self.tokens = torch.zeros(len(documents), dtype=torch.int64)
+        self._arrivals = Arrivals()
 
     def update(self, trace: Trace) -> None:
         """Add the rows of chosen documents."""
@@ -90,10 +92,15 @@ class DocumentMeans:
         rows = torch.nonzero(slot >= 0)[:, 0]
         if not len(rows):
             return
-        sums = trace.row_sum[:, rows.to(trace.row_sum.device)].cpu()
-        self.sum.index_add_(0, slot[rows], sums.transpose(0, 1))
-        self.tokens.index_add_(0, slot[rows], trace.batch.on_host.real.sum(1)[rows])
+        slot = slot[rows]
+        sums = trace.row_sum[:, rows.to(trace.row_sum.device, non_blocking=True)]
+        self._arrivals.add(sums, lambda here: self._add(slot, here))
+        self.tokens.index_add_(0, slot, trace.batch.on_host.real.sum(1)[rows])
+
+    def _add(self, slot: torch.Tensor, sums: torch.Tensor) -> None:
+        self.sum.index_add_(0, slot, sums.transpose(0, 1))
 
     def at(self, layer: int) -> Floats:
         """[document, d] means at one hidden layer, as they were chosen; NaN where not finite."""
+        self._arrivals.finish()
         return finite_or_nan((self.sum[:, layer].double() / self.tokens[:, None]).numpy())

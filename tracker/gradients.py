@@ -35,14 +35,15 @@ class GradientSample:
             chosen = generator.choice(size, count, replace=False, shuffle=False)
             self.places[name] = torch.from_numpy(np.sort(chosen)).to(matrix.device)
         number = sum(map(len, self.places.values()))
-        self.half = torch.zeros(languages, 2, number)
-        self._before = torch.zeros(number)
+        device = next(iter(matrices.values())).device
+        self.half = torch.zeros(languages, 2, number, device=device)
+        self._before = torch.zeros(number, device=device)
         self._batches = 0
 
     def add(self, language: int, gradients: Mapping[str, Tensor]) -> None:
         """Add a batch, given the language's gradient summed over its batches so far."""
-        parts = [gradients[name].flatten()[at].float().cpu() for name, at in self.places.items()]
-        now = torch.cat(parts)
+        parts = [gradients[name].flatten()[at].float() for name, at in self.places.items()]
+        now = torch.cat([part.to(self.half.device, non_blocking=True) for part in parts])
         self.half[language, self._batches % 2] += now - self._before
         self._before, self._batches = now, self._batches + 1
 
@@ -52,7 +53,7 @@ class GradientSample:
 
     def products(self) -> NDArray[np.float64]:
         """[language, half, language, half] inner products."""
-        flat = self.half.flatten(0, 1).double()
+        flat = self.half.flatten(0, 1).cpu().double()
         languages = len(self.half)
         return (flat @ flat.T).numpy().reshape(languages, 2, languages, 2)
 

@@ -45,7 +45,8 @@ class TokenSets:
             tokens: [positions] its token.
         """
         device = self.tokens.device
-        rows, tokens = rows.to(device), tokens.to(device)  # once, not in every layer
+        # Once, not in every layer.
+        rows, tokens = (t.to(device, non_blocking=True) for t in (rows, tokens))
         layers = []
         for h in residual:
             score = model.lens(h[rows, tokens], self.tokens)

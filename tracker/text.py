@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -99,6 +100,12 @@ class Batch:
     def on_host(self) -> Batch:
         """The same where the program runs: what is read there does not wait for a device."""
         return self.origin or self
+
+    @cached_property
+    def scored_at(self) -> torch.Tensor:
+        """[positions] int64, where `scored` [rows · tokens] is true."""
+        places = torch.nonzero(self.on_host.scored.flatten())[:, 0]
+        return places.to(self.scored.device, non_blocking=True)
 
     def to(self, device: torch.device) -> Batch:
         """The same batch on `device`."""

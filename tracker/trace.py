@@ -124,8 +124,9 @@ def head(
     The vocabulary's logits exist for `chunk` scored positions at a time only. The gradient of
     `sum(logsumexp(z) - z[target])` at `final` is `(softmax(z) - onehot(target)) · dz/dfinal`.
     """
-    flat = final[batch.scored]
-    target = batch.target[batch.scored]
+    at = batch.scored_at  # a mask would have to be read before its positions are known
+    flat = final.flatten(0, 1)[at]
+    target = batch.target.flatten()[at]
     losses, hits, slopes = [], [], []
     for start in range(0, len(flat), chunk):
         piece = slice(start, start + chunk)
@@ -140,11 +141,11 @@ def head(
     nll = torch.zeros(batch.scored.shape, device=final.device)
     correct = torch.zeros_like(batch.scored)
     if losses:
-        nll[batch.scored] = torch.cat(losses)
-        correct[batch.scored] = torch.cat(hits)
+        nll.view(-1)[at] = torch.cat(losses)
+        correct.view(-1)[at] = torch.cat(hits)
     if not slope:
         return nll, correct, None
-    gradient = torch.zeros_like(final)
+    gradient = final.new_zeros(final.shape)
     if slopes:
-        gradient[batch.scored] = torch.cat(slopes).to(final.dtype)
+        gradient.flatten(0, 1)[at] = torch.cat(slopes).to(final.dtype)
     return nll, correct, gradient

@@ -9,7 +9,9 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
+from tracker.late import Arrivals
 from tracker.model import LanguageModel
 from tracker.probes import Context
 from tracker.store import array
@@ -64,6 +66,7 @@ class PerformanceSums:
             self.by_row.setdefault(row, []).append(index)
         self.right = np.zeros((documents, len(self.kinds)), np.int64)
         self.asked = np.zeros((documents, len(self.kinds)), np.int64)
+        self._arrivals = Arrivals()
 
     def update(self, trace: Trace) -> None:
         """Add a batch."""
@@ -73,9 +76,9 @@ class PerformanceSums:
             self.tokens.index_add_(0, batch.document, batch.scored.sum(1))
             self.correct.index_add_(0, batch.document, trace.correct.sum(1))
         if any(row in self.by_row for row in batch.rows):
-            self._grade(trace.correct.cpu().numpy(), batch.rows)
+            self._arrivals.add(trace.correct, lambda here: self._grade(here, batch.rows))
 
-    def _grade(self, correct: NDArray[np.bool_], rows: tuple[int, ...]) -> None:
+    def _grade(self, correct: Tensor, rows: tuple[int, ...]) -> None:
         for i, row in enumerate(rows):
             for index in self.by_row.get(row, ()):
                 _, span, positions = self.graded[index]
@@ -85,6 +88,7 @@ class PerformanceSums:
 
     def result(self) -> PerformanceResult:
         """Everything to the host."""
+        self._arrivals.finish()
         text = self.text
         tokens = self.tokens.cpu().numpy()
         return PerformanceResult(

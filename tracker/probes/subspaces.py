@@ -206,7 +206,7 @@ class SubspaceSums:
         parity, tokens = batch.on_host.fold % 2, batch.on_host.real.sum(1)
         for side in (0, 1):
             rows = torch.nonzero(averaged & (parity == side))[:, 0]
-            sums = trace.row_sum[:, rows.to(trace.row_sum.device)]
+            sums = trace.row_sum[:, rows.to(trace.row_sum.device, non_blocking=True)]
             self.sum[side, batch.language] += sums.sum(1, dtype=torch.float64)
             self.tokens[side, batch.language] += tokens[rows].sum()
 

@@ -116,11 +116,12 @@ class TransferringSums:
         fold = batch.on_host.fold[rows]
         concept = torch.from_numpy(self.index.concept[places])
         cell = fold * len(self.index.names) + concept
-        rows, tokens = rows.to(self.sum.device), tokens.to(self.sum.device)
+        device = self.sum.device
+        rows, tokens = (t.to(device, non_blocking=True) for t in (rows, tokens))
         scale = trace.model.norm_scale(trace.residual[-1][rows, tokens])
         total = self.sum[batch.language].flatten(0, 1)
         self.count[batch.language].view(-1).index_add_(0, cell, torch.ones_like(cell))
-        cell = cell.to(total.device)
+        cell = cell.to(device, non_blocking=True)
         for layer, all_units in enumerate(trace.unit):
             unit = all_units[rows, tokens]
             written = trace.model.written_scale(layer, unit)

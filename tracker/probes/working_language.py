@@ -118,7 +118,8 @@ class WorkingLanguageScores:
         rows, tokens, places = self.index.positions.inside(batch.rows)
         if len(rows):
             wanted = self._languages(batch.language)
-            self.scored.append(self._score(trace, rows, tokens)[:, :, wanted])
+            score = self._score(trace, rows, tokens)
+            self.scored.append(torch.stack([score[:, :, c] for c in wanted], 2))
             self.places.append(places)
 
     def _score(self, trace: Trace, rows: Tensor, tokens: Tensor) -> Tensor:
