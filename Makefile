@@ -32,7 +32,7 @@ lint: $(STAMP)
 bench: $(STAMP)
 	$(BIN)/python benchmarks/speed.py
 	$(BIN)/python benchmarks/turnover.py
-	$(BIN)/python benchmarks/peers.py
+	$(BIN)/python benchmarks/peers.py --tokens 400 --rounds 1
 
 findings: $(STAMP)
 	$(BIN)/python benchmarks/findings.py write

@@ -16,8 +16,8 @@ loss is asked for (`logits_to_keep=1`), no gradients of parameters, none below t
 with the tensors it does what we found fastest (`Sums`), which is this project's own arithmetic.
 *As documented*: the calls of the pages that its class names, a forward per page, and sums as a
 notebook has them (`PlainSums`); the pages leave the parameters their gradients, and nnsight's
-unembeds all positions at every layer, which together is about half of its time. Both do less than
-this project: no sums per fold, no summed activations. The reload loads the checkpoint and runs once
+unembeds all positions at every layer. Both do less than this project: no sums per fold, no summed
+activations. The reload loads the checkpoint and runs once
 for each of seven metrics, at its best only what the metric needs, as documented all states of the
 checkpoint, as pico-analyze gets them for each metric (`ReloadAsDocumented`); this project's time
 beside it includes its own load. A peer's load is not counted.
