@@ -216,11 +216,11 @@ class RegionSums:
         """Sum over batches in float32 whatever the model's type: in bfloat16 small terms vanish."""
         for name, matrix in self.model.matrices.items():
             if matrix.dtype != torch.float32 and matrix.grad is not None:
-                gradient, matrix.grad = matrix.grad.float(), None
                 if name in self._gradient:
-                    self._gradient[name].add_(gradient)
+                    self._gradient[name].add_(matrix.grad)
                 else:
-                    self._gradient[name] = gradient
+                    self._gradient[name] = matrix.grad.float()
+                matrix.grad = None
 
     def _close(self, language: int) -> None:
         """Turn a language's gradient into its importance, where it lies, and let go of it."""
