@@ -85,7 +85,7 @@ def test_weights_made_of_several_are_loaded_by_transformers(tmp_path: Path) -> N
     folders = [save(tmp_path, "llama", seed) for seed in (1, 2)]
     loader = Loader(HOST)
     loader.load(folders[0])
-    loader._names = None
+    loader._sources = None
     assert as_fresh(loader, folders[1]) is not None
 
 
@@ -102,7 +102,6 @@ NORM = "model.norm.weight"
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda w: w.pop(NORM), rf"the weights lack {NORM} \(1 missing\)"),
         (lambda w: w.update({NORM: torch.ones(3)}), rf"another shape: {NORM} is \[3\]"),
         (lambda w: w[NORM].fill_(torch.nan), rf"{NORM} holds NaN"),
         (lambda w: w[NORM][3:].fill_(-torch.inf), rf"{NORM} holds NaN or infinite"),
@@ -120,14 +119,111 @@ def test_what_is_wrong_is_said_and_the_next_is_whole(
     assert as_fresh(loader, third) is made
 
 
+def test_what_lacks_is_said_by_a_fresh_load(tmp_path: Path) -> None:
+    first, third = save(tmp_path, "llama", 1), save(tmp_path, "llama", 3)
+    wrong = edited(save(tmp_path, "llama", 2), lambda w: w.pop(NORM))
+    loader = Loader(HOST)
+    loader.load(first)
+    with pytest.raises(CheckpointError, match=rf"the weights lack {NORM} \(1 missing\)"):
+        loader.load(wrong)
+    assert as_fresh(loader, third) is not None
+
+
+HEAD, EMBEDDING = "lm_head.weight", "transformer.wte.weight"
+
+
+@pytest.mark.parametrize("first_stores_head", [True, False])
+def test_a_tied_head_that_has_come_apart_is_a_head_of_its_own(
+    first_stores_head: bool, tmp_path: Path
+) -> None:
+    folders = [save(tmp_path, "gpt2", seed) for seed in (1, 2, 3)]
+    if first_stores_head:
+        edited(folders[0], lambda w: w.update({HEAD: w[EMBEDDING].clone()}))
+        edited(folders[2], lambda w: w.update({HEAD: w[EMBEDDING].clone()}))
+    edited(folders[1], lambda w: w.update({HEAD: w[EMBEDDING] + 1}))
+    loader = Loader(HOST)
+    for folder in (*folders, *folders):
+        as_fresh(loader, folder)
+
+
+def without_prefix(weights: dict[str, torch.Tensor]) -> None:
+    for name in list(weights):
+        weights[name.removeprefix("transformer.")] = weights.pop(name)
+
+
+def test_names_without_a_prefix(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where many weights hold the same, as untrained norms and biases do."""
+    folders = [edited(save(tmp_path, "gpt2", seed), without_prefix) for seed in (1, 2)]
+    edited(folders[0], lambda w: [t.zero_() for n, t in w.items() if "bias" in n] and None)
+    loader = Loader(HOST)
+    made = as_fresh(loader, folders[0])
+    assert as_fresh(loader, save(tmp_path, "gpt2", 3)) is not made  # with it
+    made = as_fresh(loader, folders[0])
+    assert as_fresh(loader, folders[1]) is made
+
+
+def pickled(folder: Path, change: Callable[[dict[str, Any]], object] = lambda w: None) -> Path:
+    weights: dict[str, Any] = dict(load_file(folder / "model.safetensors"))
+    change(weights)
+    torch.save(weights, folder / "pytorch_model.bin")
+    (folder / "model.safetensors").unlink()
+    return folder
+
+
+def one_storage(weights: dict[str, Any]) -> None:
+    """All norms of a step 0 are ones: some converters store them once."""
+    ones = torch.ones(16)
+    weights.update({n: ones for n in weights if "norm" in n})
+    weights["model.layers.0.self_attn.q_proj.weight"] = torch.ones(1, 1).expand(16, 16)
+
+
+def test_tensors_of_one_storage_are_weights_of_their_own(tmp_path: Path) -> None:
+    first = pickled(save(tmp_path, "llama", 1), one_storage)
+    second = pickled(save(tmp_path, "llama", 2))
+    loader = Loader(HOST)
+    assert as_fresh(loader, first) is as_fresh(loader, second)
+
+
+def test_what_is_no_tensor_is_left_alone(tmp_path: Path) -> None:
+    folders = [save(tmp_path, "llama", s) for s in (1, 2)]
+    loader = Loader(HOST)
+    made = as_fresh(loader, pickled(folders[0], lambda w: w.update(step=0, note="x")))
+    assert as_fresh(loader, pickled(folders[1])) is made
+
+
+def test_a_damaged_pickle_is_one_checkpoint_s_fault(tmp_path: Path) -> None:
+    first, second, third = (pickled(save(tmp_path, "llama", seed)) for seed in (1, 2, 3))
+    file = second / "pytorch_model.bin"
+    content = bytearray(file.read_bytes())
+    start = content.index(b"ctorch")
+    content[start : start + 6] = b"c\xff\xfe\xfd\xfc\xfb"
+    file.write_bytes(content)
+    loader = Loader(HOST)
+    made = loader.load(first).model
+    with pytest.raises(CheckpointError, match="the weights cannot be loaded"):
+        loader.load(second)
+    assert as_fresh(loader, third) is made
+
+
+def test_weights_do_not_change_with_the_file(tmp_path: Path) -> None:
+    folder = save(tmp_path, "llama", 1)
+    model = Loader(HOST).load(folder).model
+    before = {name: weight.clone() for name, weight in model.state_dict().items()}
+    file = folder / "model.safetensors"
+    with file.open("r+b") as out:
+        out.seek(file.stat().st_size // 2)
+        out.write(bytes(file.stat().st_size // 2))
+    assert all(torch.equal(w, before[n]) for n, w in model.state_dict().items())
+
+
 def test_names_that_changed_are_told_by_content(tmp_path: Path) -> None:
     """GPT-NeoX' files say `embed_out`; its twin in content makes it ambiguous."""
     folder = save(tmp_path, "gpt_neox", 1)
     weights = load_file(folder / "model.safetensors")
     assert "embed_out.weight" in weights
-    names = refill._names_in_files(load_model(folder, HOST), folder)
-    assert names is not None
-    assert names["lm_head.weight"] == "embed_out.weight"
+    sources = refill._sources(load_model(folder, HOST), folder)
+    assert sources is not None
+    assert sources.of["lm_head.weight"] == "embed_out.weight"
     edited(folder, lambda w: w.update({"twin": w["embed_out.weight"].clone()}))
-    assert refill._names_in_files(load_model(folder, HOST), folder) is None
+    assert refill._sources(load_model(folder, HOST), folder) is None
     assert as_fresh(Loader(HOST), folder) is not None
