@@ -183,9 +183,16 @@ def check_weights(folder: Path) -> list[Path]:
             raise CheckpointError(f"no {file.name}")
         if file.suffix == ".safetensors":
             _check_safetensors(file)
-        elif not zipfile.is_zipfile(file):
+        elif not _is_zip(file):
             raise CheckpointError(f"{file.name} is truncated or not a PyTorch zip archive")
     return files
+
+
+def _is_zip(file: Path) -> bool:
+    try:
+        return zipfile.is_zipfile(file)
+    except (zipfile.BadZipFile, ValueError):  # its last bytes say what cannot be
+        return False
 
 
 def _check_safetensors(file: Path) -> None:
@@ -198,8 +205,8 @@ def _check_safetensors(file: Path) -> None:
         try:
             header = json.loads(stream.read(length))
             ends = [v["data_offsets"][1] for k, v in header.items() if k != "__metadata__"]
-        except (ValueError, KeyError, TypeError, AttributeError):
+            expected = 8 + length + max(ends, default=0)
+        except (ValueError, KeyError, IndexError, TypeError, AttributeError):
             raise CheckpointError(f"{file.name} has a damaged header") from None
-    expected = 8 + length + max(ends, default=0)
     if size != expected:
         raise CheckpointError(f"{file.name} is truncated ({size} of {expected} bytes)")

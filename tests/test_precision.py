@@ -17,6 +17,7 @@ import torch
 from conftest import tiny_model
 from test_sweep import measurement
 
+from checkpoints.errors import CheckpointError, UserError
 from tracker import precision, store, sweep
 from tracker.loading import ModelSettings
 from tracker.model import LanguageModel
@@ -116,6 +117,44 @@ def test_the_first_decision_holds(
     assert decide(tmp_path / "records", second) == first
     assert decided(tmp_path / "records") == first
     assert [p.name for p in (tmp_path / "records").iterdir()] == [FILE]
+
+
+def test_a_damaged_decision_is_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(precision, "PATIENCE", 1)
+    (tmp_path / FILE).write_text('{"dtype":')
+    (tmp_path / "step-000000001.h5").write_text("no record")
+    assert decided(tmp_path) is None
+    assert decide(tmp_path, Precision("bfloat16", "mine")) == Precision("bfloat16", "mine")
+    assert decide(tmp_path, Precision("float32", "late")) == Precision("bfloat16", "mine")
+
+
+@pytest.mark.usefixtures("fast")
+@pytest.mark.parametrize("error", [UserError("no row fits"), CheckpointError("not finite")])
+def test_a_model_that_cannot_be_read_in_bfloat16_is_read_in_float32(
+    error: Exception, context: Context
+) -> None:
+    load = Loads(tiny_model("llama", context.text.vocabulary))
+
+    def coarse(dtype: str) -> LanguageModel:
+        if dtype == "bfloat16":
+            raise error
+        return load(dtype)
+
+    assert choose(coarse, context, PROBES, 300) == Precision("float32", f"in bfloat16 {error}")
+
+
+@pytest.mark.usefixtures("fast")
+def test_a_language_without_text_in_the_part_does_not_decide(context: Context) -> None:
+    rows = tuple(r for r in context.text.rows if r.fold != 0 or r.language != 2)
+    fewer = replace(context, text=replace(context.text, rows=rows))
+    load = Loads(tiny_model("gpt_neox", context.text.vocabulary, scale=1.0))
+    assert choose(load, fewer, PROBES, 300).dtype == "bfloat16"
+
+
+def test_a_number_that_is_lost_is_a_difference() -> None:
+    full = np.array([1.0, np.nan, 2.0])
+    assert precision._most(full, np.array([1.5, 0.0, 2.0])) == 0.5
+    assert precision._most(full, np.array([1.0, np.nan, np.nan])) == np.inf
 
 
 def no_link(*_: Any) -> None:

@@ -425,6 +425,9 @@ def test_highest_and_lowest_break_ties_by_index() -> None:
     assert lowest(values, 1).tolist() == [1]
     assert lowest(values, 4).tolist() == [0, 1, 3, 5]
     assert lowest(values, 0).tolist() == []
+    endless = torch.tensor([torch.inf, 1.0, torch.inf, 2.0])
+    assert lowest(endless, 3).tolist() == [0, 1, 3]
+    assert highest(endless, 2).tolist() == [0, 2]
 
 
 def test_overlaps_and_what_is_in_no_other() -> None:

@@ -13,14 +13,13 @@ from typing import Any
 
 from checkpoints.errors import CheckpointError, UserError
 from checkpoints.files import clear_unfinished
-from checkpoints.local import check_weights
 from checkpoints.series import Checkpoint, Series
 from checkpoints.shelf import BusyError
 from tracker import store
 from tracker.interventions import FOLDS, Intervention, Subject
 from tracker.precision import decided
 from tracker.probes import Context
-from tracker.provenance import is_of
+from tracker.provenance import Weights, is_of
 from tracker.sweep import (
     Measurement,
     Outcome,
@@ -195,7 +194,7 @@ class _Interventions:
         self, checkpoint: Checkpoint, due: Mapping[str, tuple[int, Path]], told: _Told
     ) -> None:
         """The interventions that are due, and their records."""
-        files = check_weights(checkpoint.path)
+        weights = Weights.of(checkpoint.path)
         model = self.sweep.load(checkpoint)
         probes = usable_probes(self.measurement.probes, self.context)
         for name, (place, path) in due.items():
@@ -215,7 +214,7 @@ class _Interventions:
                 "intervention": repr(intervention),
                 "intervention_sha256": self.digests[name],
             }
-            self.sweep.write(path, checkpoint, model, groups, files, described)
+            self.sweep.write(path, checkpoint, model, groups, weights, described)
 
     def _digest(self, run: str, intervention: Intervention) -> str:
         """Hash of everything that changes an intervention's record."""

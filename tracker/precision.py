@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import socket
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass
@@ -20,6 +21,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from checkpoints.errors import CheckpointError, UserError
 from tracker import store
 from tracker.model import LanguageModel
 from tracker.one_pass import one_pass
@@ -51,14 +53,21 @@ class Precision:
 
 def decided(records: Path) -> Precision | None:
     """What holds for a folder of records; None where nothing was decided yet."""
+    written = _written(records)
+    if written is not None:
+        return written
+    for record in sorted(records.glob("step-*.h5")):
+        with suppress(OSError, KeyError):  # a damaged one is measured again
+            return Precision(str(store.read_attributes(record)["dtype"]))
+    return None
+
+
+def _written(records: Path) -> Precision | None:
     try:
         found = json.loads((records / FILE).read_text(encoding="utf-8"))
         return Precision(str(found["dtype"]), str(found["why"]))
     except (OSError, ValueError, KeyError, TypeError):
-        pass
-    for record in sorted(records.glob("step-*.h5"))[:1]:
-        return Precision(str(store.read_attributes(record)["dtype"]))
-    return None
+        return None
 
 
 def decide(records: Path, found: Precision) -> Precision:
@@ -68,15 +77,33 @@ def decide(records: Path, found: Precision) -> Precision:
     draft = records / f".{FILE}.{socket.gethostname()}.{os.getpid()}"
     draft.write_text(text, encoding="utf-8")
     try:
-        os.link(draft, records / FILE)  # whole at once, and never over another's
-    except FileExistsError:
-        pass
-    except OSError:  # a disk that cannot link
-        with suppress(FileExistsError), (records / FILE).open("x", encoding="utf-8") as out:
-            out.write(text)
+        with suppress(FileExistsError):
+            _put(draft, records / FILE)
+        if not _soon(records):  # damaged: nobody can go by it
+            draft.replace(records / FILE)
     finally:
         draft.unlink(missing_ok=True)
     return decided(records) or found
+
+
+def _put(draft: Path, path: Path) -> None:
+    """Have a file at `path`, but never over another's."""
+    try:
+        os.link(draft, path)  # whole at once
+    except FileExistsError:
+        raise
+    except OSError:  # a disk that cannot link
+        with path.open("x", encoding="utf-8") as out:
+            out.write(draft.read_text(encoding="utf-8"))
+
+
+def _soon(records: Path) -> bool:
+    """Whether a decision can be read; another process may be in the middle of writing it."""
+    for _ in range(PATIENCE):
+        if _written(records) is not None:
+            return True
+        time.sleep(0.1)
+    return False
 
 
 def hindrance(model: LanguageModel) -> str | None:
@@ -112,7 +139,10 @@ def choose(
         return Precision("float32", why_not)
     full = _measure(model, context, probes, batch_tokens)
     del model  # before the next one comes: there is never room for two
-    half = _measure(load("bfloat16"), context, probes, batch_tokens)
+    try:
+        half = _measure(load("bfloat16"), context, probes, batch_tokens)
+    except (CheckpointError, UserError) as error:  # beyond its range, or too coarse to be tested
+        return Precision("float32", f"in bfloat16 {error}")
     told, beyond = [], []
     for what, difference, bound in _differences(full, half):
         told.append(f"{what} {difference:.4f}")
@@ -121,9 +151,11 @@ def choose(
     if beyond:
         return Precision("float32", f"in bfloat16 {'; '.join(beyond)}")
     agreement = ", ".join(told)
-    return Precision("bfloat16", f"on a first checkpoint it agrees with float32 ({agreement})")
+    return Precision("bfloat16", f"on the first checkpoint it agrees with float32 ({agreement})")
 
 
+PATIENCE = 20
+"""Tenths of a second that writing a decision may take."""
 _COMPARED = ("performance", "lape", "importance", "working_language")
 
 
@@ -139,18 +171,20 @@ def _differences(
     full: Mapping[str, Any], half: Mapping[str, Any]
 ) -> Iterator[tuple[str, float, float]]:
     """(what, how much the two differ at most, bound)."""
-    yield "loss", _most(_loss(full["performance"]) - _loss(half["performance"])), LOSS
+    yield "loss", _most(_loss(full["performance"]), _loss(half["performance"])), LOSS
     if "lape" in full:
         change = _activity(full["lape"]) - _activity(half["lape"])
         yield "activation probability", float(np.abs(change).mean()), ACTIVITY
     if "importance" in full:
-        same = full["importance"].important & half["importance"].important
-        share = same.sum((1, 2)) / np.maximum(full["importance"].important.sum((1, 2)), 1)
-        yield "important units", float(1 - share.min()), 1 - OVERLAP
+        important = full["importance"].important
+        same = important & half["importance"].important
+        known = important.any((1, 2))  # a language may have no text in this part
+        share = same[known].sum((1, 2)) / important[known].sum((1, 2))
+        yield "important units", float(1 - share.min(initial=1)), 1 - OVERLAP
     if "working_language" in full:
-        change = full["working_language"].share - half["working_language"].share
-        if np.isfinite(full["working_language"].share).any():
-            yield "working language", _most(change), SHARE
+        shares = full["working_language"].share, half["working_language"].share
+        if np.isfinite(shares[0]).any():
+            yield "working language", _most(*shares), SHARE
 
 
 def _loss(found: Any) -> NDArray[np.float64]:
@@ -166,6 +200,8 @@ def _activity(found: Any) -> NDArray[np.float64]:
     return probability
 
 
-def _most(change: NDArray[np.float64]) -> float:
-    """Largest difference, of what is a number in both."""
-    return float(np.abs(change[np.isfinite(change)]).max(initial=0.0))
+def _most(full: NDArray[np.float64], half: NDArray[np.float64]) -> float:
+    """Largest difference, of what is a number in float32; infinite where it is one only there."""
+    known = np.isfinite(full)
+    change = np.abs(full[known] - half[known])
+    return float(np.where(np.isfinite(change), change, np.inf).max(initial=0.0))

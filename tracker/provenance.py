@@ -7,12 +7,13 @@ import platform
 import threading
 from collections.abc import Sequence
 from concurrent.futures import Future
+from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import torch
 
-from checkpoints.errors import CheckpointError
+from checkpoints.errors import CheckpointError, first_line
 from checkpoints.files import joint_digest, sha256
 from checkpoints.local import check_weights
 from checkpoints.series import Checkpoint
@@ -63,6 +64,41 @@ def same_weights(record: Path, files: Sequence[Path]) -> bool:
     return bool(attributes.get("weights_sha256") == digest_of_files(files))
 
 
+@dataclass(frozen=True)
+class Weights:
+    """The files of a checkpoint's weights, as they were before anything was read of them."""
+
+    files: tuple[Path, ...] = ()
+    """None where a state was never written."""
+    stat: str = "[]"
+
+    @classmethod
+    def of(cls, folder: Path) -> Weights:
+        """Of a folder.
+
+        Raises:
+            CheckpointError: A file is absent or not whole.
+        """
+        files = tuple(check_weights(folder))
+        try:
+            return cls(files, stat_of(files))
+        except OSError as error:
+            raise CheckpointError(f"the weights went away ({first_line(error)})") from None
+
+    def require_same(self) -> None:
+        """What was measured must be what is there.
+
+        Raises:
+            CheckpointError: It is not: a record would tell of other weights.
+        """
+        try:
+            changed = stat_of(self.files) != self.stat
+        except OSError:
+            raise CheckpointError("its weights went away while they were measured") from None
+        if changed:
+            raise CheckpointError("its weights changed while they were measured")
+
+
 class DigestsAhead:
     """Hashes of weights, taken by a thread beside the measuring.
 
@@ -85,7 +121,7 @@ class DigestsAhead:
             try:
                 files = check_weights(folder)
                 done.set_result((stat_of(files), digest_of_files(files)))
-            except (CheckpointError, OSError):  # the sweep meets it, too, and says so
+            except Exception:  # the sweep meets it, too, and says so; it must not wait for ever
                 done.set_result(("", ""))
 
         self._asked[folder] = done

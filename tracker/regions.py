@@ -67,10 +67,10 @@ def highest(importance: Tensor, k: int) -> Ints:
 
 def lowest(importance: Tensor, k: int) -> Ints:
     """Flat indices of the `k` lowest, ascending; ties go to the lower index."""
-    return _top(-importance.flatten(), k, least=-torch.inf) if k else NOWHERE
+    return _top(-importance.flatten(), k) if k else NOWHERE
 
 
-def _top(flat: Tensor, k: int, least: float) -> Ints:
+def _top(flat: Tensor, k: int, least: float | None = None) -> Ints:
     """The `k` highest above `least`; `topk` alone leaves open which of several equal ones it takes.
 
     Nothing where `flat` holds NaN.
@@ -78,7 +78,10 @@ def _top(flat: Tensor, k: int, least: float) -> Ints:
     where = _candidates(flat, k)
     values = flat if where is None else flat[where]
     bar = values.topk(k, sorted=False).values.min()
-    beyond, level = values > bar, ((values == bar) & (bar > least)).nonzero()[:, 0]
+    beyond, level = values > bar, values == bar
+    if least is not None:
+        level &= bar > least
+    level = level.nonzero()[:, 0]
     beyond[level[: k - int(beyond.sum())]] = True
     chosen = beyond.nonzero()[:, 0]
     found: Ints = (chosen if where is None else where[chosen]).cpu().numpy()

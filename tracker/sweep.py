@@ -18,7 +18,6 @@ from numpy.typing import NDArray
 
 from checkpoints.errors import CheckpointError, DownloadError, UserError, first_line
 from checkpoints.files import clear_unfinished
-from checkpoints.local import check_weights
 from checkpoints.series import Checkpoint, Series
 from checkpoints.shelf import BusyError
 from tracker import store
@@ -32,10 +31,10 @@ from tracker.precision import choose, decide, decided
 from tracker.probes import Context, Probe
 from tracker.provenance import (
     DigestsAhead,
+    Weights,
     digest_of_files,
     is_of,
     software,
-    stat_of,
     tool_version,
 )
 from tracker.refill import Loader
@@ -231,14 +230,14 @@ class Sweep:
         if self.stands(checkpoint):  # another process was faster, and the weights are not here
             return False
         path = self.folder / store.record_name(checkpoint.step)
-        files = check_weights(checkpoint.path)
+        weights = Weights.of(checkpoint.path)
         model = self.load(checkpoint)
         for each in (checkpoint, following):
             if each is not None and self.measurement.series.shelf.digest(each.step) is None:
                 self._digests.ask(each.path)
         groups = self.measure(model)
         self.add_tokens_seen(groups, checkpoint)
-        self.write(path, checkpoint, model, groups, files)
+        self.write(path, checkpoint, model, groups, weights)
         store.clear_skip(self.folder, checkpoint.step)
         return True
 
@@ -329,7 +328,10 @@ class Sweep:
     def _weights_digest(self, checkpoint: Checkpoint, files: Sequence[Path]) -> str:
         """Of the series' list where it has one; of no files where a state was never written."""
         listed = self.measurement.series.shelf.digest(checkpoint.step) if files else None
-        return listed or self._digests.of(files)
+        try:
+            return listed or self._digests.of(files)
+        except OSError as error:
+            raise CheckpointError(f"its weights went away ({first_line(error)})") from None
 
     def write(
         self,
@@ -337,7 +339,7 @@ class Sweep:
         checkpoint: Checkpoint,
         model: LanguageModel,
         groups: Mapping[str, Mapping[str, Variable]],
-        files: Sequence[Path],
+        weights: Weights,
         attributes: Mapping[str, str] | None = None,
     ) -> None:
         """Write what was found in a checkpoint, with where it comes from.
@@ -347,9 +349,14 @@ class Sweep:
             checkpoint: What was measured.
             model: The same, loaded.
             groups: What was found.
-            files: The weights.
+            weights: Its files, as they were before it was loaded.
             attributes: Root attributes beside those that every record has.
+
+        Raises:
+            CheckpointError: The files are not the same any more.
         """
+        digest = self._weights_digest(checkpoint, weights.files)
+        weights.require_same()
         m, text = self.measurement, self.context.text
         store.write_record(
             path,
@@ -370,8 +377,8 @@ class Sweep:
                 "step": checkpoint.step,
                 "tokens": -1 if checkpoint.tokens is None else checkpoint.tokens,
                 "revision": checkpoint.revision,
-                "weights_sha256": self._weights_digest(checkpoint, files),
-                "weights_stat": stat_of(files),
+                "weights_sha256": digest,
+                "weights_stat": weights.stat,
                 "config_sha256": m.digest(),
                 "text_sha256": self._text_digest,
                 "tokenizer_sha256": m.tokenizer_digest,

@@ -31,6 +31,7 @@ from checkpoints.small import SmallModel
 from checkpoints.train import Recipe, Seen, train
 from tracker import store
 from tracker.model import LanguageModel
+from tracker.provenance import Weights
 from tracker.store import array
 from tracker.sweep import Measurement, Sweep, make_context
 
@@ -227,7 +228,7 @@ class Lab:
             groups["training"] = store.variables(self._training_loss(model, streams))
         self.sweep.add_tokens_seen(groups, checkpoint)
         kept = {"weights_sha256": "", "weights_stat": "[]", "config_sha256": self.digest}
-        self.sweep.write(path, checkpoint, taken, groups, (), kept)
+        self.sweep.write(path, checkpoint, taken, groups, Weights(), kept)
 
     def _training_loss(self, model: Any, streams: Mapping[str, Ints]) -> TrainingLoss:
         length = self.training.model.sequence_length
