@@ -9,15 +9,24 @@ import shutil
 import socket
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 _MARK = ".unfinished"
 
 
-def _draft(path: Path) -> Path:
+def here() -> str:
+    """This machine, and the container: where a process' number means one process."""
+    try:
+        numbers = Path("/proc/self/ns/pid").stat().st_ino
+    except OSError:  # not on Linux
+        numbers = 0
+    return f"{socket.gethostname()}-{numbers}"
+
+
+def draft_of(path: Path) -> Path:
     """A name beside `path` that no other process, here or on another machine, uses."""
-    return path.with_name(f".{path.name}.{socket.gethostname()}.{os.getpid()}{_MARK}")
+    return path.with_name(f".{path.name}.{here()}.{os.getpid()}{_MARK}")
 
 
 @contextmanager
@@ -27,20 +36,21 @@ def new_file(path: Path) -> Iterator[Path]:
     An interruption leaves `path` as it was.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    draft = _draft(path)
+    draft = draft_of(path)
     try:
         yield draft
         _sync(draft)
         draft.replace(path)
     finally:
-        draft.unlink(missing_ok=True)
+        with suppress(OSError):  # of a disk that is full or gone, which was said already
+            draft.unlink(missing_ok=True)
     _sync(path.parent)
 
 
 @contextmanager
 def new_folder(path: Path) -> Iterator[Path]:
     """An empty folder beside `path` to fill; at the end it is synced and renamed to `path`."""
-    draft = _draft(path)
+    draft = draft_of(path)
     shutil.rmtree(draft, ignore_errors=True)
     draft.mkdir(parents=True)
     try:
@@ -75,6 +85,41 @@ def locked(folder: Path, while_waiting: Callable[[], None] | None = None) -> Ite
         yield
 
 
+class ClaimedError(Exception):
+    """Another process uses it for something else."""
+
+
+@contextmanager
+def claimed(path: Path, content: str) -> Iterator[None]:
+    """Use what `path` stands for beside processes that say the same, and beside no others.
+
+    Locks die with their processes. On a disk without locks there is no claim.
+
+    Args:
+        path: A file for this alone.
+        content: What all must agree on.
+
+    Raises:
+        ClaimedError: A process that says something else, which is the message, uses it now.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a+", encoding="utf-8") as handle:
+        try:
+            if _taken(handle.fileno()):  # nobody else is here
+                handle.truncate(0)
+                handle.write(content)
+                handle.flush()
+            fcntl.flock(handle, fcntl.LOCK_SH)
+        except OSError:
+            yield
+            return
+        handle.seek(0)
+        other = handle.read()
+        if other != content:
+            raise ClaimedError(other)
+        yield
+
+
 def _taken(handle: int) -> bool:
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -85,7 +130,7 @@ def _taken(handle: int) -> bool:
 
 def clear_unfinished(folder: Path) -> None:
     """Remove what writers on this machine that are gone left in `folder` and below it."""
-    for rest in list(folder.rglob(f".*.{socket.gethostname()}.*{_MARK}")):
+    for rest in list(folder.rglob(f".*.{here()}.*{_MARK}")):
         writer = int(rest.name.removesuffix(_MARK).rpartition(".")[2])
         if writer != os.getpid() and _runs(writer):
             continue

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 import pytest
 import torch
@@ -15,6 +17,7 @@ from conftest import concept_rows, tiny_model
 from conftest import documents as parallel_rows
 
 from checkpoints.errors import UserError
+from checkpoints.files import claimed
 from checkpoints.local import local_series
 from tracker import store
 from tracker.documents import Document
@@ -251,3 +254,60 @@ def test_user_errors(series: Path, tmp_path: Path) -> None:
         series_tokenizer(found, None)
     with pytest.raises(UserError, match=r"no tokenizer in hub/A/b; .*, or to ORG/NAME@REVISION"):
         series_tokenizer(replace(found, origin="hub/A/b"), None)
+
+
+def test_another_configuration_is_refused_before_it_measures(
+    series_folder: Path, tmp_path: Path
+) -> None:
+    """Also where both start at once, before there is any record."""
+    mine, theirs = measurement(series_folder), replace(measurement(series_folder), seed=7)
+    refused = r"holds records of another configuration \(\w{12}, this one is \w{12}\)"
+    with (
+        claimed(tmp_path / "records" / ".configuration", theirs.digest()),
+        pytest.raises(UserError, match=refused),
+    ):
+        track(mine, tmp_path / "records")
+    assert not list((tmp_path / "records").glob("step-*"))
+    track(mine, tmp_path / "records", shard=0, shards=2)  # the other is gone
+    with pytest.raises(UserError, match=refused):
+        track(theirs, tmp_path / "records")
+    with claimed(tmp_path / "records" / ".configuration", mine.digest()):
+        assert track(mine, tmp_path / "records", shard=1, shards=2).measured
+
+
+def test_a_damaged_record_is_measured_again(series_folder: Path, tmp_path: Path) -> None:
+    m = measurement(series_folder)
+    track(m, tmp_path / "records")
+    before = bytes_of(tmp_path / "records")
+    (record, note) = (
+        tmp_path / "records" / n for n in (store.record_name(8), "step-3.skipped.json")
+    )
+    record.write_bytes(record.read_bytes()[:1000])
+    note.write_text("{")
+    with pytest.raises(UserError, match=r"step-000000008\.h5: it is damaged .*measures it again"):
+        store.read_record(record)
+    assert store.read_skips(tmp_path / "records") == {}
+    note.unlink()
+    assert track(m, tmp_path / "records").measured == (8,)
+    assert bytes_of(tmp_path / "records") == before
+
+
+def test_a_damaged_index_is_written_again(tmp_path: Path) -> None:
+    (tmp_path / "index.h5").write_text("no index")
+    store.write_index(tmp_path / "index.h5", [tmp_path / store.record_name(8)], {4: "gone"})
+    with h5py.File(tmp_path / "index.h5") as index:
+        assert index["step"][()].tolist() == [8]
+
+
+def test_a_disk_that_cannot_be_written_to_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any, **__: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(store.h5py, "File", full)
+    with pytest.raises(
+        UserError, match=r"step-000000001\.h5: it cannot be written .*No space left"
+    ):
+        store.write_record(tmp_path / store.record_name(1), {}, {}, {}, "")
+    assert not list(tmp_path.iterdir())

@@ -5,7 +5,6 @@ from __future__ import annotations
 import fcntl
 import math
 import os
-import socket
 from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
@@ -17,7 +16,7 @@ import torch
 from transformers import GPTNeoXConfig, GPTNeoXForCausalLM, LlamaConfig, LlamaForCausalLM
 
 from checkpoints.batches import Batch, MixedBatches, Phase, pack
-from checkpoints.files import clear_unfinished, locked, new_file, new_folder
+from checkpoints.files import clear_unfinished, here, locked, new_file, new_folder
 from checkpoints.train import Recipe, Seen, threads, train, uses_bfloat16
 
 STEPS = 12
@@ -290,7 +289,7 @@ def test_leftovers_of_killed_writers_are_cleared(tmp_path: Path) -> None:
     nested.__enter__().write_text("half")
     (tmp_path / "kept").write_text("")
     assert len(list(tmp_path.rglob("*"))) == 6
-    host = socket.gethostname()
+    host = here()
     living = tmp_path / f".d.{host}.{os.getppid()}.unfinished"
     elsewhere = tmp_path / ".e.elsewhere.999999999.unfinished"
     for other in (living, elsewhere):

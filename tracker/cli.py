@@ -181,7 +181,7 @@ def _tracked(config: DictConfig, settings: RunSettings, console: Console) -> Rea
     from analysis.publish import require_mixture
     from tracker.cli_seeds import require_others
     from tracker.config import measurement, run_folder
-    from tracker.sweep import make_context
+    from tracker.sweep import make_context, refuse_foreign
 
     given = settings.mixture.corpus
     if isinstance(given, str) and not Path(given).is_file():
@@ -189,7 +189,7 @@ def _tracked(config: DictConfig, settings: RunSettings, console: Console) -> Rea
     with console.progress("training the built-in series") as progress:
         found, chosen = measurement(config, settings, progress)
     folder = run_folder(settings, found)
-    _refuse_foreign(folder, found.digest())
+    refuse_foreign(folder / store.RECORDS, found.digest())
     require_others(folder, settings.analysis.seeds)
     is_new = not folder.exists()
     corpus = _corpus(config, settings, folder, console)
@@ -220,12 +220,13 @@ def _intervene(config: DictConfig, settings: RunSettings, console: Console) -> i
     from tracker.cli_seeds import require_others
     from tracker.config import find_interventions, measurement, run_folder
     from tracker.intervene import Plan, choose_steps, intervene
+    from tracker.sweep import refuse_foreign
 
     chosen = find_interventions(config)
     with console.progress("training the built-in series") as progress:
         found, _ = measurement(config, settings, progress)
     folder = run_folder(settings, found)
-    _refuse_foreign(folder, found.digest())
+    refuse_foreign(folder / store.RECORDS, found.digest())
     require_others(folder, settings.analysis.seeds)
     steps = choose_steps(found.series, settings.steps)
     table = _corpus(config, settings, folder, console)
@@ -257,6 +258,7 @@ def _validate(config: DictConfig, settings: RunSettings, console: Console) -> in
     from tracker.cli_seeds import require_others
     from tracker.cli_validate import validate
     from tracker.config import measurement
+    from tracker.sweep import refuse_foreign
 
     settings.validate.training()  # wrong settings are refused before anything is read
     folder = _tracked_folder(config, settings)
@@ -265,7 +267,7 @@ def _validate(config: DictConfig, settings: RunSettings, console: Console) -> in
     request = _request(settings, corpus, store.read_plan(folder))
     run = load_run(folder, request.replicates, request.seed)
     found, _ = measurement(config, settings)
-    _refuse_foreign(folder, found.digest())
+    refuse_foreign(folder / store.RECORDS, found.digest())
     validate(found, settings, run, request, console)
     _show(_publish(settings, folder, request.corpus, store.read_plan(folder), console), console)
     return DONE
@@ -335,17 +337,6 @@ def _with_precision(plan: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     found = decided(folder / store.RECORDS)
     notes = [] if found is None or not found.why else [found.sentence()]
     return {**plan, "notes": [*plan["notes"], *notes]}
-
-
-def _refuse_foreign(folder: Path, digest: str) -> None:
-    """Records of another configuration are never mixed in."""
-    for record in sorted((folder / store.RECORDS).glob("step-*.h5"))[:1]:
-        other = store.read_attributes(record).get("config_sha256")
-        if other != digest:
-            raise UserError(
-                f"run_dir={folder}: it holds records of another configuration "
-                f"({str(other)[:12]}, this one is {digest[:12]}); choose another folder"
-            )
 
 
 def _write_index(folder: Path, found: Measurement) -> None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
@@ -22,6 +21,7 @@ import torch
 from numpy.typing import NDArray
 
 from checkpoints.errors import CheckpointError, UserError
+from checkpoints.files import draft_of
 from tracker import store
 from tracker.model import LanguageModel
 from tracker.one_pass import one_pass
@@ -74,7 +74,7 @@ def decide(records: Path, found: Precision) -> Precision:
     """Write it down, unless another process was faster: then its decision holds."""
     records.mkdir(parents=True, exist_ok=True)
     text = json.dumps(asdict(found)) + "\n"
-    draft = records / f".{FILE}.{socket.gethostname()}.{os.getpid()}"
+    draft = draft_of(records / FILE)
     draft.write_text(text, encoding="utf-8")
     try:
         with suppress(FileExistsError):

@@ -48,11 +48,11 @@ def is_of(record: Path, checkpoint: Checkpoint, digest: str | None) -> bool:
     """
     if not record.exists():
         return False
-    if digest is not None:
-        return bool(store.read_attributes(record).get("weights_sha256") == digest)
     try:
+        if digest is not None:
+            return bool(store.read_attributes(record).get("weights_sha256") == digest)
         return same_weights(record, check_weights(checkpoint.path))
-    except CheckpointError:
+    except (CheckpointError, OSError):  # no weights, or a record that is damaged
         return False
 
 

@@ -12,8 +12,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from checkpoints.errors import UserError
+from checkpoints.errors import UserError, first_line
 from checkpoints.files import new_file
 
 SCHEMA_VERSION = 1
@@ -107,16 +107,25 @@ def write_record(
         coordinates: Values of the dimensions shared by all groups.
         attributes: Root attributes (provenance).
         config: The resolved configuration, as YAML.
+
+    Raises:
+        UserError: The disk is full, or cannot be written to.
     """
-    with new_file(path) as temporary, h5py.File(temporary, "w", libver="v110") as file:
-        file.attrs["schema_version"] = SCHEMA_VERSION
-        for key in sorted(attributes):
-            file.attrs[key] = attributes[key]
-        file.create_dataset("config", data=config, dtype=_STRING)
-        for name in sorted(coordinates):
-            _write_scale(file, name, coordinates[name])
-        for name in sorted(groups):
-            _write_group(file.create_group(name), groups[name], coordinates)
+    try:
+        with new_file(path) as temporary, h5py.File(temporary, "w", libver="v110") as file:
+            file.attrs["schema_version"] = SCHEMA_VERSION
+            for key in sorted(attributes):
+                file.attrs[key] = attributes[key]
+            file.create_dataset("config", data=config, dtype=_STRING)
+            for name in sorted(coordinates):
+                _write_scale(file, name, coordinates[name])
+            for name in sorted(groups):
+                _write_group(file.create_group(name), groups[name], coordinates)
+    except (OSError, RuntimeError) as error:  # HDF5 says either where a disk is full
+        raise UserError(
+            f"{path}: it cannot be written ({first_line(error)}): look for room on the disk and "
+            "for your rights; what is finished is kept, the same command continues"
+        ) from error
 
 
 def _write_scale(group: h5py.Group, name: str, values: NDArray[Any]) -> h5py.Dataset:
@@ -224,7 +233,7 @@ def read_tokens(path: Path) -> tuple[int, NDArray[np.int64]] | None:
 def read_record(path: Path, skip: Iterable[str] = ()) -> Record:
     """Read a record; variables named `group/name` in `skip` are left on disk."""
     skipped = set(skip)
-    with h5py.File(path, "r") as file:
+    with _whole(path) as file:
         groups = {
             name: {
                 key: _read_variable(dataset)
@@ -236,6 +245,17 @@ def read_record(path: Path, skip: Iterable[str] = ()) -> Record:
         }
         config = file["config"].asstr()[()]
         return Record(path, dict(file.attrs), config, groups)
+
+
+@contextmanager
+def _whole(path: Path) -> Iterator[h5py.File]:
+    try:
+        with h5py.File(path, "r") as file:
+            yield file
+    except OSError as error:
+        raise UserError(
+            f"{path}: it is damaged ({first_line(error)}); task=track measures it again"
+        ) from error
 
 
 def _read_variable(dataset: h5py.Dataset) -> Variable:
@@ -280,7 +300,8 @@ def read_skips(folder: Path) -> dict[int, str]:
     """Step -> reason of every skipped step."""
     notes = []
     for path in folder.glob("step-*.skipped.json"):
-        with suppress(FileNotFoundError):  # another process has just measured the step
+        # Another process has just measured the step, or the note is damaged.
+        with suppress(FileNotFoundError, ValueError):
             notes.append(json.loads(path.read_text(encoding="utf-8")))
     return {int(n["step"]): str(n["reason"]) for n in sorted(notes, key=lambda n: int(n["step"]))}
 
@@ -331,15 +352,18 @@ def _skip_path(folder: Path, step: int) -> Path:
 def _index_says(path: Path, records: Sequence[Path], missing: Mapping[int, str]) -> bool:
     if not path.exists():
         return False
-    with h5py.File(path, "r") as file:
-        names = file["record"].asstr()[()].tolist()
-        gaps = dict(
-            zip(
-                file["missing/step"][()].tolist(),
-                file["missing/reason"].asstr()[()].tolist(),
-                strict=True,
+    try:
+        with h5py.File(path, "r") as file:
+            names = file["record"].asstr()[()].tolist()
+            gaps = dict(
+                zip(
+                    file["missing/step"][()].tolist(),
+                    file["missing/reason"].asstr()[()].tolist(),
+                    strict=True,
+                )
             )
-        )
+    except (OSError, KeyError):  # damaged: all of it can be made again
+        return False
     return bool(names == [r.name for r in records] and gaps == dict(missing))
 
 

@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Callable, Container, Mapping, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 
 from checkpoints.errors import CheckpointError, DownloadError, UserError, first_line
-from checkpoints.files import clear_unfinished
+from checkpoints.files import ClaimedError, claimed, clear_unfinished
 from checkpoints.series import Checkpoint, Series
 from checkpoints.shelf import BusyError
 from tracker import store
@@ -124,8 +124,49 @@ def track(
         context: The measurement's context, where it is made already.
 
     Raises:
-        UserError: There is no record yet, and none of the checkpoints can be downloaded.
+        UserError: There is no record yet, and none of the checkpoints can be downloaded; or the
+            folder is another configuration's.
     """
+    try:
+        with claimed(folder / ".configuration", measurement.digest()):
+            refuse_foreign(folder, measurement.digest())
+            return _track(measurement, folder, shard, shards, progress, context)
+    except ClaimedError as error:
+        raise _foreign(folder, str(error), measurement.digest()) from None
+
+
+def refuse_foreign(folder: Path, digest: str) -> None:
+    """Records of another configuration are never mixed in.
+
+    Args:
+        folder: Of the records.
+        digest: Of the configuration.
+
+    Raises:
+        UserError: There are some.
+    """
+    for record in folder.glob("step-*.h5"):
+        with suppress(OSError):  # a damaged one is measured again
+            other = str(store.read_attributes(record).get("config_sha256"))
+            if other != digest:
+                raise _foreign(folder, other, digest)
+
+
+def _foreign(folder: Path, other: str, digest: str) -> UserError:
+    return UserError(
+        f"run_dir={folder.parent}: it holds records of another configuration "
+        f"({other[:12]}, this one is {digest[:12]}); choose another folder"
+    )
+
+
+def _track(
+    measurement: Measurement,
+    folder: Path,
+    shard: int,
+    shards: int,
+    progress: Progress | None,
+    context: Context | None,
+) -> Outcome:
     sweep = Sweep(measurement, folder, context)
     clear_unfinished(folder)
     mine = measurement.series.checkpoints[shard::shards]
