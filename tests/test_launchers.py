@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -159,6 +160,77 @@ def _kill_a_job(parent: int) -> None:
             if "core._submit" in command or "popen_loky" in command:
                 found.append(int(place.name))
     os.kill(found[-1], signal.SIGKILL)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("launcher", ["basic", "joblib", "submitit_local"])
+def test_an_interrupted_multirun_ends_with_all_its_jobs(
+    series_folder: Path, text_file: Path, tokenizer: Any, tmp_path: Path, launcher: str
+) -> None:
+    """Also where only the process that waits is told."""
+    write_series(tmp_path / "series", tokenizer, steps=tuple(range(24)))
+    given = [*arguments(tmp_path / "series", text_file), "model.batch_tokens=64"]
+    given += ["probe=[performance,importance,alignment]", "run_dir=out"]
+    process = start([*shards(3, launcher), *given], tmp_path)
+    records = tmp_path / "out" / "records"
+    while not list(records.glob("step-*.h5")):
+        assert process.poll() is None
+        time.sleep(0.01)
+    process.send_signal(signal.SIGTERM)
+    code, said = finished(process)
+    assert code == INTERRUPTED, said
+    assert ("Traceback" not in said) or launcher == "submitit_local"  # its watchers print theirs
+    if launcher == "submitit_local":
+        assert "interrupted: the jobs were ended; the same command continues" in said
+        left = [p.name for p in (tmp_path / "runs" / ".submitit").iterdir()]
+        assert all(re.fullmatch(r"[0-9a-f]{10,}_(\d+|%j)", name) for name in left)
+    time.sleep(2)  # a job that has begun to write a record may end it
+    there = len(list(records.glob("step-*.h5")))
+    assert there < 24
+    time.sleep(2)
+    assert len(list(records.glob("step-*.h5"))) == there
+
+
+@pytest.mark.parametrize("visible", [None, "2,3"])
+def test_jobs_of_this_machine_see_the_gpus_that_it_sees(
+    visible: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        cluster.BaseSubmititLauncher, "__call__", lambda *_: os.environ.get("CUDA_VISIBLE_DEVICES")
+    )
+    launcher = cluster.SubmititLocal.__new__(cluster.SubmititLocal)
+    launcher.visible = visible
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")  # as submitit leaves it
+    assert launcher([]) == visible
+
+
+def test_only_tracking_is_dealt_out(tracker: Tracker) -> None:  # noqa: F811
+    done = tracker(["shards=2", "shard=1", "task=intervene", "intervention=remove"])
+    assert done.returncode == WRONG_USE
+    assert "task=intervene shards=2: only tracking is dealt out" in done.stderr
+
+
+def test_an_experiment_sets_what_the_main_file_sets_too() -> None:
+    with initialize_config_module("conf", version_base="1.3"):
+        assert compose("config", ["experiment=smoke"]).analysis.replicates == 50
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("hydra.launcher.n_jobs=0", "tracker: joblib: n_jobs == 0 in Parallel has no meaning"),
+        ("hydra.launcher.n_jobs=x", "tracker: hydra.launcher.n_jobs: Value 'x' of type 'str'"),
+    ],
+)
+def test_wrong_settings_of_a_launcher_are_one_line(
+    setting: str,
+    message: str,
+    tracker: Tracker,  # noqa: F811
+) -> None:
+    done = tracker([*shards(2, "joblib"), setting, "series=local", "series.path=nowhere"])
+    assert done.returncode == WRONG_USE
+    (line,) = done.stderr.splitlines()
+    assert line.startswith(message)
 
 
 MEETING = """
@@ -415,11 +487,10 @@ def test_what_slurm_knows_of_jobs(squeue: Callable[..., None], tmp_path: Path) -
 
 
 def test_a_job_that_left_no_result_was_killed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
 ) -> None:
-    monkeypatch.setattr(cluster, "_LATE", 0.0)
     paths = SimpleNamespace(result_pickle=tmp_path / "none", folder=tmp_path)
-    end = cluster._end(SimpleNamespace(paths=paths), "TIMEOUT")
+    end = cluster._end(SimpleNamespace(paths=paths), "TIMEOUT", time.monotonic())
     assert end == Ended(FAILED, "killed before its end (TIMEOUT)")
 
 

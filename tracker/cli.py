@@ -6,10 +6,13 @@ were skipped or are missing; 130 interrupted. Of a multirun, the worst of its jo
 
 from __future__ import annotations
 
+import errno
 import json
 import shutil
+import signal
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain
@@ -39,6 +42,9 @@ if TYPE_CHECKING:
 _codes: list[int] = []
 """Exit code of every job, in this process or in another; Hydra drops what a job returns."""
 
+_asked_to_end: list[int] = []
+"""Signals that came. A list, because jobs travel to other processes with the globals they read."""
+
 
 def main() -> None:
     """Entry point of the console script `tracker`."""
@@ -46,18 +52,55 @@ def main() -> None:
     try:
         require_launcher(sys.argv[1:])
         watch(_codes.append)
-        with told():
+        with told(), _interruptible():
             _job()
     except UserError as error:
         Console().error(str(error))
         sys.exit(WRONG_USE)
+    except OSError as error:
+        Console().error(_of_the_disk(error))
+        sys.exit(FAILED)
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)
     sys.exit(worst(_codes))
 
 
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """SIGTERM, by which a machine or a cluster asks politely, is as Ctrl-C."""
+    _asked_to_end.clear()
+    found = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    # Not where it is ignored, as in the background of a shell, or is not Python's.
+    before = {n: handler for n, handler in found.items() if handler not in (signal.SIG_IGN, None)}
+    for number in before:
+        signal.signal(number, _interrupt)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _interrupt(number: int, _frame: object) -> None:
+    _asked_to_end.append(number)
+    raise KeyboardInterrupt
+
+
+_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM}
+
+
+def _of_the_disk(error: OSError) -> str:
+    """What the disk refuses; any other error is ours and raised again."""
+    if error.errno not in _DISK:
+        raise error
+    kept = "what is finished is kept, the same command continues"
+    return f"{error.filename or 'the disk'}: {error.strerror}; {kept}"
+
+
 @hydra.main(version_base="1.3", config_path="pkg://conf", config_name="config")
 def _job(config: DictConfig) -> Ended:
+    if INTERRUPTED in _codes or _asked_to_end:
+        raise KeyboardInterrupt  # not only this job of a multirun
     many = str(config.shards) != "1" and config.task in ("all", "track")
     console = Console(
         who=f"shard {config.shard}: " if many else "",
@@ -69,6 +112,9 @@ def _job(config: DictConfig) -> Ended:
     except UserError as error:
         console.error(str(error))
         ended = Ended(WRONG_USE, str(error))
+    except OSError as error:
+        ended = Ended(FAILED, _of_the_disk(error))
+        console.error(ended.said)
     except KeyboardInterrupt:
         console.error("interrupted: what is finished is kept, the same command continues")
         ended = Ended(INTERRUPTED)
@@ -89,6 +135,11 @@ def run(config: DictConfig, console: Console) -> int:
     require_constraints(_request(settings, None, {}))
     if settings.task == "plan":
         return plan(config, console)
+    if settings.shards > 1 and settings.task in ("intervene", "validate"):
+        raise UserError(
+            f"task={settings.task} shards={settings.shards}: only tracking is dealt out; "
+            "leave out shard and shards"
+        )
     task = "track" if settings.shards > 1 and settings.task == "all" else settings.task
     several = every_seed(config, settings)
     if task != "track":
@@ -208,8 +259,12 @@ def _tracked(config: DictConfig, settings: RunSettings, console: Console) -> Rea
     outcome = _track(found, context, folder, plan, settings, console)
     plan = _with_precision(plan, folder)
     measured = bool(outcome.measured or outcome.kept)
-    if not measured:
+    if not measured and settings.shards > 1 and not outcome.skipped:
+        console.say("no checkpoint falls to this shard")
+    elif not measured:
         console.say("no checkpoint could be measured: nothing to analyze")
+    elif settings.shards > 1 and settings.task == "all":
+        console.say("only tracked: task=analyze with the same settings makes the report")
     return Ready(folder, corpus, plan, SKIPPED if outcome.skipped else DONE, measured)
 
 
@@ -288,6 +343,8 @@ def _track(
 
         def progress(done: int, total: int, what: str) -> None:
             nonlocal is_told
+            if _asked_to_end:  # an interrupt within torch may come out as an error of its
+                raise KeyboardInterrupt
             # Early: a killed process leaves records that can be analyzed.
             if not is_told and any((folder / store.RECORDS).glob("step-*")):
                 known = _with_precision(plan, folder)

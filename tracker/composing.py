@@ -10,8 +10,10 @@ from importlib.resources import files
 
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from omegaconf import DictConfig
+from omegaconf.errors import ValidationError
 
-from checkpoints.errors import UserError
+from checkpoints.errors import UserError, first_line
+from tracker.launchers import PACKAGES, needs_package
 
 _WHOLE = "HYDRA_FULL_ERROR"
 
@@ -39,9 +41,13 @@ def told() -> Iterator[None]:
 def _line(error: HydraException) -> str:
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
         group, _, name = str(error.missing_cfg_file).rpartition("/")
+        if group == "hydra/launcher" and name in PACKAGES:
+            return needs_package(f"{group}={name}", PACKAGES[name])
         return f"{group}={name}: there is none; {_nearest(name, error.options or _shipped(group))}"
     cause = error.__cause__
     key, parent = getattr(cause, "full_key", None), getattr(cause, "parent_node", None)
+    if key and isinstance(cause, ValidationError):
+        return f"{key}: {first_line(cause)}"
     if key and isinstance(parent, DictConfig):
         above, _, name = str(key).rpartition(".")
         known = [f"{above}.{k}" if above else k for k in map(str, parent) if k != "hydra"]

@@ -23,9 +23,9 @@ from omegaconf import DictConfig
 
 from checkpoints.errors import UserError, first_line
 from tracker.console import Console
-from tracker.ends import DONE, FAILED, MEANING, Ended
+from tracker.ends import DONE, FAILED, MEANING, WRONG_USE, Ended
 
-_PACKAGES = {
+PACKAGES = {
     "joblib": "hydra-joblib-launcher",
     "local_gpus": "hydra-joblib-launcher",
     "submitit_local": "hydra-submitit-launcher",
@@ -56,9 +56,14 @@ def require_launcher(arguments: Sequence[str]) -> None:
     """
     for argument in arguments:
         found = re.fullmatch(r"\+*hydra/launcher=(\w+)", argument)
-        package = _PACKAGES.get(found[1]) if found else None
+        package = PACKAGES.get(found[1]) if found else None
         if package and not _is_there(f"hydra_plugins.{package.replace('-', '_')}"):
-            raise UserError(f"{argument} needs the package {package}: pip install {package}")
+            raise UserError(needs_package(argument, package))
+
+
+def needs_package(argument: str, package: str) -> str:
+    """What to do about a launcher that is not installed."""
+    return f"{argument} needs the package {package}: pip install {package}"
 
 
 def _is_there(module: str) -> bool:
@@ -140,18 +145,30 @@ class Report:
         self._codes.append(end.code)
         for listener in _listeners:
             listener(end.code)
-        if seen or end.code == DONE or (end.said and end.said in self._said):
+        if seen or end.code == DONE or (end.code == WRONG_USE and end.said in self._said):
             return
         self._said.add(end.said)
         where = f" (log: {log})" if log else ""
         self.console.say(f"{self.names[number]}: {end.said or MEANING[end.code]}{where}")
+
+    def lost(self, code: int, said: str) -> list[JobReturn]:
+        """All have ended, and how each did is not known but for this."""
+        self.console.error(said)
+        for number in range(len(self.names)):
+            self.ended(number, Ended(code, said), seen=True)
+        self._say_what_next()
+        return [returned(Ended(code, said)) for _ in self.names]
 
     def close(self) -> None:
         """All have ended."""
         counts = Counter(self._codes)
         parts = ", ".join(f"{n} {MEANING[code]}" for code, n in sorted(counts.items()))
         self.console.say(f"{len(self._codes)} jobs: {parts}")
-        if set(counts) - {DONE}:
+        self._say_what_next()
+
+    def _say_what_next(self) -> None:
+        counts = set(self._codes)
+        if counts - {DONE, WRONG_USE}:
             self.console.say(
                 "what is finished is kept: the same command continues, task=analyze merges what "
                 "is there and lists what is missing"

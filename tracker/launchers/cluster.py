@@ -6,6 +6,7 @@ answers only where accounting is set up. Every job writes what it says to a log 
 
 from __future__ import annotations
 
+import os
 import subprocess
 import time
 from collections.abc import Mapping, Sequence
@@ -48,15 +49,11 @@ class _Patient(ReportsEnds, BaseSubmititLauncher):  # type: ignore[misc]
         report = Report(Console(), job_overrides)
         try:
             jobs = self._submit(job_overrides, initial_job_idx)
-        except RuntimeError as error:  # no Slurm here, or it refuses what is asked of it
-            refused = Ended(WRONG_USE, f"not submitted: {str(error).strip().splitlines()[-1]}")
-            report.console.error(refused.said)
-            ends = [refused for _ in job_overrides]
-            for number, end in enumerate(ends):
-                report.ended(number, end, seen=True)
-        else:
-            ends = self._watched(jobs, report)
-            report.close()
+        except (RuntimeError, ValueError, OSError) as error:  # no Slurm, or it refuses what it got
+            last = (str(error).strip().splitlines() or [type(error).__name__])[-1]
+            return report.lost(WRONG_USE, f"not submitted: {last}")
+        ends = self._watched(jobs, report)
+        report.close()
         return [returned(end) for end in ends]
 
     def _submit(self, job_overrides: Sequence[Sequence[str]], first: int) -> list[Any]:
@@ -95,15 +92,18 @@ class _Patient(ReportsEnds, BaseSubmititLauncher):  # type: ignore[misc]
         try:
             while len(ends) < len(jobs):
                 waiting = [n for n in range(len(jobs)) if n not in ends]
-                for number, state in self._over({n: jobs[n] for n in waiting}).items():
-                    ends[number] = _end(jobs[number], state)
+                over = self._over({n: jobs[n] for n in waiting})
+                latest = time.monotonic() + _LATE
+                for number, state in over.items():
+                    ends[number] = _end(jobs[number], state, latest)
                     log = str(jobs[number].paths.stderr)
                     report.ended(number, ends[number], log=log)
                 if len(ends) < len(jobs):
                     time.sleep(pause)
                     pause = min(1.2 * pause, _LAST_PAUSE)
         except KeyboardInterrupt:
-            report.console.error(f"interrupted: {self._left(whole)}; the same command continues")
+            left = self._left(whole, [job for n, job in enumerate(jobs) if n not in ends])
+            report.console.error(f"interrupted: {left}; the same command continues")
             raise
         return [ends[number] for number in range(len(jobs))]
 
@@ -115,13 +115,42 @@ class _Patient(ReportsEnds, BaseSubmititLauncher):  # type: ignore[misc]
         """What was done with the jobs."""
         return "started"
 
-    def _left(self, whole: str) -> str:
-        """What becomes of the jobs when this process is interrupted."""
-        return "the jobs end with this process"
+    def _left(self, whole: str, jobs: Sequence[Any]) -> str:
+        """What becomes of the jobs that run when this process is interrupted."""
+        raise NotImplementedError
+
+
+_DEFAULT_LIMIT, _NO_LIMIT = 60, 10**6
+"""Minutes: what the launcher sets where nobody did, and two years."""
+_DEVICES = "CUDA_VISIBLE_DEVICES"
 
 
 class SubmititLocal(_Patient, LocalLauncher):  # type: ignore[misc]
-    """Processes of this machine, all at once."""
+    """Processes of this machine, all at once, which see the GPUs that this one sees."""
+
+    def _submit(self, job_overrides: Sequence[Sequence[str]], first: int) -> list[Any]:
+        # A number of a process comes again; what an earlier one left must not be taken for its.
+        unique = f"{time.time_ns():x}"
+        self.params["submitit_folder"] = self.params["submitit_folder"].replace(
+            "%j", f"{unique}_%j"
+        )
+        if self.params["timeout_min"] == _DEFAULT_LIMIT:
+            self.params["timeout_min"] = _NO_LIMIT
+        self.visible = os.environ.get(_DEVICES)
+        return super()._submit(job_overrides, first)
+
+    def __call__(self, *given: Any) -> Any:
+        """Run jobs, in their process; submitit has taken the GPUs from it that nobody asked for."""
+        if self.visible is None:
+            os.environ.pop(_DEVICES, None)
+        else:
+            os.environ[_DEVICES] = self.visible
+        return super().__call__(*given)
+
+    def _left(self, whole: str, jobs: Sequence[Any]) -> str:
+        for job in jobs:
+            job.cancel()
+        return "the jobs were ended"
 
 
 class SubmititSlurm(_Patient, SlurmLauncher):  # type: ignore[misc]
@@ -143,7 +172,7 @@ class SubmititSlurm(_Patient, SlurmLauncher):  # type: ignore[misc]
     def _told(self, whole: str) -> str:
         return f"submitted (Slurm job {whole})"
 
-    def _left(self, whole: str) -> str:
+    def _left(self, whole: str, jobs: Sequence[Any]) -> str:
         return f"the jobs go on, `scancel {whole}` ends them"
 
 
@@ -161,11 +190,10 @@ def _states(arrays: Sequence[str]) -> dict[str, str] | None:
     return dict(line.split() for line in found.stdout.splitlines() if line.strip())
 
 
-def _end(job: Any, state: str) -> Ended:
-    """How a job that is over ended; one without a result was killed."""
+def _end(job: Any, state: str, latest: float) -> Ended:
+    """How a job that is over ended; one without a result at some time was killed."""
     result, folder = job.paths.result_pickle, job.paths.folder
-    deadline = time.monotonic() + _LATE
-    while not result.exists() and time.monotonic() < deadline:
+    while not result.exists() and time.monotonic() < latest:
         with suppress(OSError):
             folder.chmod(folder.stat().st_mode)  # a network's file system looks anew
         time.sleep(0.2)

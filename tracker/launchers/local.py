@@ -8,9 +8,10 @@ from concurrent.futures.process import BrokenProcessPool
 from hydra.core.utils import JobReturn
 from hydra_plugins.hydra_joblib_launcher.joblib_launcher import JoblibLauncher
 
+from checkpoints.errors import first_line
 from tracker.console import Console
-from tracker.ends import FAILED, Ended
-from tracker.launchers import Report, ReportsEnds, end_of, returned
+from tracker.ends import FAILED, WRONG_USE
+from tracker.launchers import Report, ReportsEnds, end_of
 
 
 class Joblib(ReportsEnds, JoblibLauncher):  # type: ignore[misc]
@@ -27,9 +28,11 @@ class Joblib(ReportsEnds, JoblibLauncher):  # type: ignore[misc]
         try:
             results: Sequence[JobReturn] = super().launch(job_overrides, initial_job_idx)
         except BrokenProcessPool:
-            lost = Ended(FAILED, "a job was killed (out of memory?), and joblib ended the others")
-            results = [returned(lost) for _ in job_overrides]
-            report.console.error(lost.said)
+            return report.lost(
+                FAILED, "a job was killed (out of memory?), and joblib ended those that still ran"
+            )
+        except (ValueError, OSError, TimeoutError) as error:  # settings of joblib
+            return report.lost(WRONG_USE, f"joblib: {first_line(error)}")
         for number, result in enumerate(results):
             report.ended(number, end_of(result), seen=True)
         report.close()
