@@ -7,6 +7,7 @@ answers only where accounting is set up. Every job writes what it says to a log 
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import time
 from collections.abc import Mapping, Sequence
@@ -123,6 +124,8 @@ class _Patient(ReportsEnds, BaseSubmititLauncher):  # type: ignore[misc]
 _DEFAULT_LIMIT, _NO_LIMIT = 60, 10**6
 """Minutes: what the launcher sets where nobody did, and two years."""
 _DEVICES = "CUDA_VISIBLE_DEVICES"
+_PATIENCE = 5.0
+"""Seconds in which a job that was interrupted ends by itself."""
 
 
 class SubmititLocal(_Patient, LocalLauncher):  # type: ignore[misc]
@@ -145,12 +148,22 @@ class SubmititLocal(_Patient, LocalLauncher):  # type: ignore[misc]
             os.environ.pop(_DEVICES, None)
         else:
             os.environ[_DEVICES] = self.visible
+        signal.signal(signal.SIGTERM, _interrupt)  # submitit would go on
         return super().__call__(*given)
 
     def _left(self, whole: str, jobs: Sequence[Any]) -> str:
         for job in jobs:
-            job.cancel()
+            job._process.terminate()  # which its watcher hands on
+        for job in jobs:
+            try:
+                job._process.wait(_PATIENCE)
+            except subprocess.TimeoutExpired:
+                job.cancel()
         return "the jobs were ended"
+
+
+def _interrupt(*_: object) -> None:
+    raise KeyboardInterrupt
 
 
 class SubmititSlurm(_Patient, SlurmLauncher):  # type: ignore[misc]
