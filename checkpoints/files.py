@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import TextIO
 
 _MARK = ".unfinished"
 
@@ -93,31 +94,58 @@ class ClaimedError(Exception):
 def claimed(path: Path, content: str) -> Iterator[None]:
     """Use what `path` stands for beside processes that say the same, and beside no others.
 
-    Locks die with their processes. On a disk without locks there is no claim.
+    Locks die with their processes.
 
     Args:
-        path: A file for this alone.
+        path: A file for this alone, there as long as it is used.
         content: What all must agree on.
 
     Raises:
         ClaimedError: A process that says something else, which is the message, uses it now.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a+", encoding="utf-8") as handle:
-        try:
-            if _taken(handle.fileno()):  # nobody else is here
-                handle.truncate(0)
-                handle.write(content)
-                handle.flush()
-            fcntl.flock(handle, fcntl.LOCK_SH)
-        except OSError:
-            yield
-            return
+    made = [folder for folder in path.parents if not folder.exists()]
+    with _shared(path, content) as handle:
         handle.seek(0)
         other = handle.read()
-        if other != content:
+        if other not in (content, ""):  # a disk without locks leaves nothing to read
             raise ClaimedError(other)
-        yield
+        try:
+            yield
+        finally:
+            with suppress(OSError):
+                if not other or _taken(handle.fileno()):  # the last one
+                    path.unlink()
+                    for folder in made:
+                        folder.rmdir()  # unless there is something in it
+
+
+@contextmanager
+def _shared(path: Path, content: str) -> Iterator[TextIO]:
+    """The file at `path`, held with others; `content` is written by the first."""
+    while True:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            handle = path.open("a+", encoding="utf-8")
+        except FileNotFoundError:  # the last one removed the folder
+            continue
+        with handle:
+            with suppress(OSError):  # a disk without locks
+                if _taken(handle.fileno()):
+                    handle.truncate(0)
+                    handle.write(content)
+                    handle.flush()
+                fcntl.flock(handle, fcntl.LOCK_SH)
+            if _is_at(path, handle.fileno()):
+                yield handle
+                return
+
+
+def _is_at(path: Path, handle: int) -> bool:
+    """Whether an open file is still the one at `path`: the last one removes it."""
+    try:
+        return path.stat().st_ino == os.fstat(handle).st_ino
+    except FileNotFoundError:
+        return False
 
 
 def _taken(handle: int) -> bool:

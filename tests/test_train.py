@@ -15,8 +15,17 @@ import pytest
 import torch
 from transformers import GPTNeoXConfig, GPTNeoXForCausalLM, LlamaConfig, LlamaForCausalLM
 
+from checkpoints import files
 from checkpoints.batches import Batch, MixedBatches, Phase, pack
-from checkpoints.files import clear_unfinished, here, locked, new_file, new_folder
+from checkpoints.files import (
+    ClaimedError,
+    claimed,
+    clear_unfinished,
+    here,
+    locked,
+    new_file,
+    new_folder,
+)
 from checkpoints.train import Recipe, Seen, threads, train, uses_bfloat16
 
 STEPS = 12
@@ -297,3 +306,32 @@ def test_leftovers_of_killed_writers_are_cleared(tmp_path: Path) -> None:
     clear_unfinished(tmp_path)
     kept = sorted(["corpus", "kept", living.name, elsewhere.name])
     assert sorted(p.name for p in tmp_path.rglob("*")) == kept
+
+
+def test_a_claim_is_shared_by_those_who_say_the_same_and_leaves_nothing(tmp_path: Path) -> None:
+    claim = tmp_path / "run" / "records" / ".claim"
+    with claimed(claim, "mine"):
+        with claimed(claim, "mine"):
+            assert claim.read_text() == "mine"
+            with pytest.raises(ClaimedError, match="mine"), claimed(claim, "other"):
+                raise AssertionError
+        with pytest.raises(ClaimedError, match="mine"), claimed(claim, "other"):
+            raise AssertionError
+    assert not list(tmp_path.iterdir())
+    with claimed(claim, "other"):
+        (claim.parent / "record").touch()
+    assert [p.name for p in claim.parent.iterdir()] == ["record"]
+    claim.write_text("killed")
+    with claimed(claim, "mine"):
+        assert claim.read_text() == "mine"
+
+
+def test_a_disk_without_locks_makes_no_claims(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def none(*_: object) -> None:
+        raise OSError
+
+    monkeypatch.setattr(files.fcntl, "flock", none)
+    with claimed(tmp_path / ".claim", "mine"), claimed(tmp_path / ".claim", "other"):
+        pass
