@@ -34,9 +34,9 @@ class Run:
 
 
 RUNS = (
-    Run("pythia-410m", 154, 405e6, 0.81 * GB, 0.04 * GB),
-    Run("pythia-6.9b", 154, 6857e6, 13.7 * GB, 0.1 * GB),
-    Run("olmo-1b", 1446, 1177e6, 4.71 * GB, 0.03 * GB),
+    Run("pythia-410m", 154, 405e6, 0.81 * GB, 0.06 * GB),
+    Run("pythia-6.9b", 154, 6857e6, 13.7 * GB, 0.32 * GB),
+    Run("olmo-1b", 1446, 1177e6, 4.71 * GB, 0.08 * GB),
 )
 
 
